@@ -1,0 +1,171 @@
+"""Images as one uint8 array: the embedded sample, CIFAR-10 or a folder, and batches that live on the device."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from .cifar10 import CLASSES, SHA256, DataError, load_cifar10
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """images: uint8 [N, 3, H, W]; labels: int64 [N] or None; sha256: of the images' bytes in N,H,W,C order."""
+
+    images: Tensor
+    labels: Tensor | None
+    name: str
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: str | torch.device) -> "ImageSet":
+        """The same set with its tensors on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, images=self.images.to(device), labels=labels)
+
+
+class Splits(NamedTuple):
+    train: ImageSet
+    test: ImageSet
+
+
+def load_images(source: str | Path = "sample", size: int | tuple[int, int] | None = None, fit: str = "crop") -> Splits:
+    """Load "sample" (2,000 + 500 CIFAR-10 images that come with the package), "cifar10" or a folder of images.
+
+    For a folder: `size` is a side, or (height, width), to which every image is brought: fit="crop" scales and
+    cuts the centre, fit="resize" stretches. Without a size all images must have the same. A tenth, chosen with
+    a fixed seed, is the test set; labels are None. Raises DataError if the images cannot be had or read.
+    """
+    if source in ("sample", "cifar10") and size is not None:
+        raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
+    if source == "sample":
+        return _load_sample()
+    if source == "cifar10":
+        arrays = load_cifar10()
+        return Splits(
+            *(
+                ImageSet(arrays[f"{s}_images"], arrays[f"{s}_labels"], f"cifar10 {s}", SHA256[f"{s}_images"])
+                for s in ("train", "test")
+            )
+        )
+    return _load_folder(Path(source), (size, size) if isinstance(size, int) else size, fit)
+
+
+def to_model(images: Tensor) -> Tensor:
+    """uint8 pixels → floats in [-1, 1], x / 127.5 - 1; any shape."""
+    if images.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 pixels, got {images.dtype}")
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Floats → uint8 pixels, clamped to [-1, 1] and rounded; undoes `to_model` exactly; any shape."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def batches(images: Tensor, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    """One epoch of float batches [B, 3, H, W] in [-1, 1] on the images' device, the last one shorter if need be.
+
+    In random order drawn from a CPU generator; in the order of the images without one.
+    """
+    N = len(images)
+    order = torch.arange(N) if generator is None else torch.randperm(N, generator=generator)
+    for index in order.to(images.device).split(batch_size):
+        yield to_model(images[index])
+
+
+def best_device(name: str | None = None) -> torch.device:
+    """The named device; without a name CUDA, else Apple's MPS, else the CPU."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(name)
+
+
+# ---- the embedded sample
+
+
+def sample_folder() -> Path:
+    """`data/sample` of a clone, or its copy inside the installed package."""
+    installed = Path(__file__).parent / "sample"
+    return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "data" / "sample"
+
+
+def _load_sample() -> Splits:
+    """Each sheet holds one class, in rows; the sets take the classes in turn, so that image i is of class i % 10."""
+    folder = sample_folder()
+    try:
+        record = json.loads((folder / "sample.json").read_text())
+        sets = []
+        for split in ("train", "test"):
+            sheets = np.stack([_tiles(folder / f"{split}-{name}.png") for name in CLASSES])
+            images = np.ascontiguousarray(sheets.swapaxes(0, 1).reshape(-1, 32, 32, 3))
+            labels = torch.arange(len(CLASSES)).repeat(len(images) // len(CLASSES))
+            sets.append(_image_set(images, labels, f"sample {split}"))
+            if sets[-1].sha256 != record[split]["sha256"]:
+                raise DataError(f"the {split} sheets in {folder} were changed (SHA-256 differs); restore them from git")
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"the embedded sample in {folder} cannot be read ({error}); install dcae_lib again") from error
+    return Splits(*sets)
+
+
+def _tiles(sheet: Path) -> np.ndarray:
+    """A PNG sheet of 32×32 tiles → uint8 [N, 32, 32, 3], row by row."""
+    with Image.open(sheet) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
+    return pixels.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
+
+
+def _image_set(images: np.ndarray, labels: Tensor | None, name: str) -> ImageSet:
+    """From uint8 [N, H, W, 3]."""
+    sha256 = hashlib.sha256(images.tobytes()).hexdigest()
+    return ImageSet(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels, name, sha256)
+
+
+# ---- a folder
+
+
+def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits:
+    if fit not in ("crop", "resize"):
+        raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
+    if not folder.is_dir():
+        raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    if len(files) < 2:
+        found = "one image, and two are needed" if files else f"no images ({', '.join(IMG_EXTENSIONS)})"
+        raise DataError(f"{folder} holds {found}: one for training and one for the test at least")
+    images = []
+    for path in files:
+        images.append(_read_image(path, size, fit))
+        if images[-1].shape != images[0].shape:
+            (h, w), (h0, w0) = images[-1].shape[:2], images[0].shape[:2]
+            raise DataError(f"{path} is {h}×{w}, but {files[0]} is {h0}×{w0}; say size= to bring them to one size")
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).numpy()
+    array, tests = np.stack(images), max(1, len(files) // 10)
+    return Splits(
+        _image_set(array[np.sort(order[tests:])], None, f"{folder.name} train"),
+        _image_set(array[np.sort(order[:tests])], None, f"{folder.name} test"),
+    )
+
+
+def _read_image(path: Path, size: tuple[int, int] | None, fit: str) -> np.ndarray:
+    """uint8 [H, W, 3], upright as its EXIF orientation says."""
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); remove or repair it") from error
+    if size is not None:
+        height, width = size
+        image = ImageOps.fit(image, (width, height)) if fit == "crop" else image.resize((width, height))
+    return np.asarray(image)

@@ -1,0 +1,46 @@
+"""How far a reconstruction is from its image: L1, PSNR and SSIM, one number per image."""
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+
+def l1(y: Tensor, x: Tensor) -> Tensor:
+    """Mean absolute difference per image, on the scale of the inputs: [B, C, H, W] twice → [B]."""
+    _check(y, x)
+    return (y.float() - x.float()).abs().mean((1, 2, 3))
+
+
+def psnr(y: Tensor, x: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB per image, pixels in [-1, 1], y clamped to that: [B, C, H, W] twice → [B].
+
+    10·log₁₀(1 / MSE) on [0, 1]; infinite for equal images. The mean of these is what the course reports; pooling
+    the error over a set first reads lower.
+    """
+    _check(y, x)
+    return peak_signal_noise_ratio(_unit(y), _unit(x), data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def ssim(y: Tensor, x: Tensor) -> Tensor:
+    """Structural similarity per image, 1 for equal images; pixels in [-1, 1], y clamped: [B, C, H, W] twice → [B].
+
+    Gaussian window of 11 pixels, sigma 1.5. Wang et al. 2004, section III.B.
+    """
+    _check(y, x)
+    if min(x.shape[2:]) < 11:
+        raise ValueError(f"SSIM looks through a window of 11×11 pixels, got images of {x.shape[2]}×{x.shape[3]}")
+    values = structural_similarity_index_measure(
+        _unit(y), _unit(x), sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
+    )
+    return values.reshape(len(x))                           # torchmetrics drops the axis of a batch of one
+
+
+def _unit(x: Tensor) -> Tensor:
+    return (x.float().clamp(-1, 1) + 1) / 2
+
+
+def _check(y: Tensor, x: Tensor) -> None:
+    if y.shape != x.shape or x.ndim != 4:
+        raise ValueError(f"expected two batches of one shape [B, C, H, W], got {list(y.shape)} and {list(x.shape)}")
+    if not (torch.is_floating_point(y) and torch.is_floating_point(x)):
+        raise ValueError(f"expected floats in [-1, 1], got {y.dtype} and {x.dtype}; to_model(x) scales uint8 pixels")

@@ -1,0 +1,154 @@
+"""The deep convolutional autoencoder: encoder, decoder, and a folder to keep them in."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
+
+
+class Encoder(nn.Sequential):
+    """Stem, down blocks, middle stage: pixels [B, 3, H, W] → latent [B, latent_channels, H/f, W/f]."""
+
+    def __init__(self, channels, latent_channels, shortcut, groups, dropout, stage_dropout, zero_init):
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.down = nn.Sequential(
+            *(DownBlock(i, o, shortcut, groups, dropout, zero_init) for i, o in zip(channels, channels[1:]))
+        )
+        self.stage = MiddleStage(channels[-1], latent_channels, groups, dropout, stage_dropout, zero_init)
+
+
+class Decoder(nn.Sequential):
+    """Middle stage, up blocks, head: latent [B, latent_channels, h, w] → pixels [B, 3, h·f, w·f]."""
+
+    def __init__(self, channels, latent_channels, shortcut, groups, dropout, up_kernel, zero_init):
+        super().__init__()
+        wide_to_narrow = channels[::-1]
+        self.stage = MiddleStage(latent_channels, channels[-1], groups, dropout, dropout, zero_init)
+        self.up = nn.Sequential(
+            *(
+                UpBlock(i, o, shortcut, up_kernel, groups, dropout, zero_init)
+                for i, o in zip(wide_to_narrow, wide_to_narrow[1:])
+            )
+        )
+        self.head = NormActConv(channels[0], 3, groups=groups)
+
+
+class DCAE(nn.Module):
+    """Deep convolutional autoencoder; without arguments, the model of this course (96,019 parameters).
+
+    Pixels are floats in [-1, 1], [B, 3, H, W]; the latent is [B, latent_channels, H/f, W/f] with
+    f = 4 ** (len(channels) - 1) = 4. H and W must be multiples of f.
+
+    channels          widths from the stem inwards; every further width adds a down and an up block
+    latent_channels   channels of the latent
+    shortcut          "pool" (the project's document), "direct" (DC-AE) or "none", in down and up blocks
+    groups            GroupNorm groups: gcd(groups, width) in each norm
+    dropout           rate in every unit but the head
+    stage_dropout     rate in the unit around the encoder's middle stage; None: as dropout
+    up_kernel         2, 3 or 4: kernel of the transposed convolutions
+    zero_init         residual branches start at zero: an untrained down or up block is its shortcut
+
+    Source: the project's own document (architecture); DC-AE, Chen et al. 2024, arXiv 2410.10733 (shortcuts).
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...] = (16, 32),
+        latent_channels: int = 16,
+        shortcut: str = "pool",
+        groups: int = 8,
+        dropout: float = 0.0,
+        stage_dropout: float | None = None,
+        up_kernel: int = 4,
+        zero_init: bool = True,
+    ):
+        super().__init__()
+        channels = tuple(channels)
+        _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel)
+        self.config = dict(
+            channels=channels, latent_channels=latent_channels, shortcut=shortcut, groups=groups, dropout=dropout,
+            stage_dropout=stage_dropout, up_kernel=up_kernel, zero_init=zero_init,
+        )
+        self.factor = 4 ** (len(channels) - 1)
+        stage_dropout = dropout if stage_dropout is None else stage_dropout
+        self.encoder = Encoder(channels, latent_channels, shortcut, groups, dropout, stage_dropout, zero_init)
+        self.decoder = Decoder(channels, latent_channels, shortcut, groups, dropout, up_kernel, zero_init)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Pixels in [-1, 1], [B, 3, H, W] → latent [B, latent_channels, H/f, W/f]. ValueError for other inputs."""
+        self._check_images(x)
+        return self.encoder(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latent [B, latent_channels, h, w] → pixels [B, 3, h·f, w·f], not clamped. ValueError for other inputs."""
+        _check_floats(z, self.config["latent_channels"], "latents")
+        return self.decoder(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct: pixels [B, 3, H, W] → pixels [B, 3, H, W]."""
+        return self.decode(self.encode(x))
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `model.safetensors` and `config.json` into a folder, made if needed; returns the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "DCAE":
+        """Load what `save_pretrained` wrote, in evaluation mode, on the CPU. Nothing is unpickled.
+
+        Raises FileNotFoundError for a missing file and ValueError for one that does not fit or is damaged.
+        """
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} holds no {name}; save_pretrained(folder) writes it")
+        try:
+            model = cls(**json.loads((folder / "config.json").read_text()))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the model in {folder} cannot be loaded: {error}") from error
+        return model.eval()
+
+    def _check_images(self, x: Tensor) -> None:
+        _check_floats(x, 3, "images")
+        H, W, f = *x.shape[2:], self.factor
+        if H % f or W % f or not H or not W:
+            raise ValueError(f"height and width must be multiples of {f}, got {H}×{W}; pad or crop the images first")
+
+
+def _check_floats(x: Tensor, channels: int, what: str) -> None:
+    """Shape and dtype only: reading a value would wait for the GPU."""
+    if x.ndim != 4:
+        raise ValueError(f"{what} must be a batch [B, {channels}, H, W], got shape {list(x.shape)}; for one, x[None]")
+    if x.shape[1] != channels:
+        raise ValueError(f"{what} must have {channels} channels, got {x.shape[1]} in shape {list(x.shape)}")
+    if not torch.is_floating_point(x):
+        raise ValueError(f"{what} must be floats, got {x.dtype}; dcae_lib.to_model(x) scales uint8 pixels to [-1, 1]")
+
+
+def _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel) -> None:
+    if len(channels) < 2 or min(channels) < 1 or latent_channels < 1:
+        raise ValueError(f"channels must be two or more positive widths, got {channels} (latent {latent_channels})")
+    if shortcut not in SHORTCUTS:
+        raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
+    if groups < 1:
+        raise ValueError(f"groups must be 1 or more, got {groups}")
+    if up_kernel not in (2, 3, 4):
+        raise ValueError(f"up_kernel must be 2, 3 or 4, got {up_kernel}")
+    for rate in (dropout, stage_dropout or 0.0):
+        if not 0 <= rate < 1:
+            raise ValueError(f"a dropout rate must be in [0, 1), got {rate}")
+    for i, o in zip(channels, channels[1:]):
+        fits = {"pool": 4 * i % o == 0 and o % 4 == 0, "direct": 16 * i % o == 0, "none": True}
+        if not fits[shortcut]:
+            raise ValueError(f'shortcut="{shortcut}" cannot go from {i} to {o} channels; doubling them always works')
