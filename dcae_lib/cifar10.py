@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
+from .resources import CLONE
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CACHE = "cifar10.safetensors"
 STALL_SECONDS = 20
@@ -79,8 +81,7 @@ def data_folder() -> Path:
         if not Path(named).is_dir():
             raise DataError(f"DCAE_DATA names {named}, which is not a folder; create it, or unset DCAE_DATA")
         return Path(named)
-    clone = Path(__file__).resolve().parent.parent
-    return clone / "data" if (clone / "pyproject.toml").is_file() else Path(pooch.os_cache("dcae"))
+    return CLONE / "data" if CLONE else Path(pooch.os_cache("dcae"))
 
 
 # ---- the cache

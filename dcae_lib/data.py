@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .cifar10 import CLASSES, SHA256, DataError, load_cifar10
+from .resources import resource
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,9 @@ def best_device(name: str | None = None) -> torch.device:
 # ---- the embedded sample
 
 
-def sample_folder() -> Path:
-    """`data/sample` of a clone, or its copy inside the installed package."""
-    installed = Path(__file__).parent / "sample"
-    return installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "data" / "sample"
-
-
 def _load_sample() -> Splits:
     """Each sheet holds one class, in rows; the sets take the classes in turn, so that image i is of class i % 10."""
-    folder = sample_folder()
+    folder = resource("sample")
     try:
         record = json.loads((folder / "sample.json").read_text())
         sets = []

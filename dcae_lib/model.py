@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
+from .resources import resource
 
 
 class Encoder(nn.Sequential):
@@ -103,12 +104,13 @@ class DCAE(nn.Module):
         return folder
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "DCAE":
-        """Load what `save_pretrained` wrote, in evaluation mode, on the CPU. Nothing is unpickled.
+    def from_pretrained(cls, folder: str | Path | None = None) -> "DCAE":
+        """Load what `save_pretrained` wrote, in evaluation mode, on the CPU; without a folder, the recorded 40 epochs.
 
-        Raises FileNotFoundError for a missing file and ValueError for one that does not fit or is damaged.
+        Nothing is unpickled. Raises FileNotFoundError for a missing file and ValueError for one that does not fit
+        or is damaged.
         """
-        folder = Path(folder)
+        folder = resource("recorded") if folder is None else Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} holds no {name}; save_pretrained(folder) writes it")

@@ -1,0 +1,43 @@
+# Two commands: `make results` runs every notebook, `make test` runs every test. Each sets itself up in .venv.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/ready
+
+help:            ## show this list
+	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+): .*## /  make \1\t/' | expand -t 22
+
+install: $(READY)  ## make .venv with the package, in place, and all that notebooks and tests need
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $(READY)
+
+results: $(READY)  ## execute all notebooks on the embedded sample, into results/quick (minutes)
+	$(BIN)/python notebooks/run_all.py --profile quick
+
+results-full: $(READY)  ## the same on CIFAR-10 with 40 epochs, into results/full (an hour or more without a GPU)
+	$(BIN)/python notebooks/run_all.py --profile full
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+test: $(READY)  ## all tests: unit and property tests, stored outputs (nbval), papermill
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+
+lint: $(READY)  ## ruff over the package, the tests and the notebooks
+	$(BIN)/ruff check .
+
+notebooks: $(READY)  ## execute all notebooks and store their outputs in place
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
+
+bench: $(READY)  ## measure, and write results/bench/*.json
+	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:           ## remove quick results and caches; keeps .venv and downloaded data
+	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist
+	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
+
+.PHONY: help install results results-full lab test lint notebooks bench clean

@@ -1,0 +1,54 @@
+"""What every notebook does first and last: settings by profile, and a file of the numbers that it measured."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .plots import use_style
+from .resources import CLONE, resource
+
+PROFILES = {"quick": "sample", "full": "cifar10"}           # profile: data set
+
+# L1 on [-1, 1] by epoch, as reported by the document that this project comes from; not measured here.
+DOCUMENT_L1 = {10: 0.0760, 25: 0.0641, 40: 0.0602}
+
+
+class Lesson(NamedTuple):
+    name: str
+    profile: str
+    dataset: str            # what `load_images` takes
+    out: Path               # where the notebook writes
+
+    def record(self, **numbers: float) -> None:
+        """Write what the notebook measured to `<out>/<name>.json`, where `make results` and the tests read it."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / f"{self.name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
+    """Set threads, seed and figure style for a notebook. `out` is by default results/<profile> of the clone or here.
+
+    Quick notebooks use the embedded sample and one thread, so that their stored outputs repeat on other machines.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f'profile must be "quick" or "full", got {profile!r}')
+    if profile == "quick":
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+    use_style()
+    folder = Path(out) if out else (CLONE or Path.cwd()) / "results" / profile
+    return Lesson(name, profile, PROFILES[profile], folder)
+
+
+def recorded_run() -> dict:
+    """The `history.json` of the recorded 40-epoch run on CIFAR-10, whose weights `DCAE.from_pretrained()` loads."""
+    return json.loads((resource("recorded") / "history.json").read_text())
+
+
+def say(text: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Print a measured value by the bounds that it must keep, which repeat on every machine; its digits may not."""
+    if not low <= value <= high:
+        raise AssertionError(f"{text}: {value:.4g} is not between {low:g} and {high:g}")
+    print(f"{text}: above {low:g}" if high == float("inf") else f"{text}: between {low:g} and {high:g}")

@@ -1,0 +1,106 @@
+"""Figures in one style: the original left or above, the result right or below, pixels never smoothed."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .data import to_uint8
+
+WIDTH = 8.0                                                 # inches, of every figure
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#8A8A8A",
+)
+PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY)
+
+
+def use_style() -> None:
+    """Set matplotlib up for the course: an opaque paper colour, so that figures read on light and on dark pages."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (WIDTH, 3.2),
+            "figure.dpi": 100,
+            "figure.facecolor": "#FCFCFA",
+            "savefig.facecolor": "#FCFCFA",
+            "axes.facecolor": "#FCFCFA",
+            "axes.prop_cycle": plt.cycler(color=PALETTE),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#E4E4E0",
+            "axes.axisbelow": True,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "legend.frameon": False,
+            "image.interpolation": "nearest",
+            "figure.constrained_layout.use": True,
+        }
+    )
+
+
+def show_image(ax: Axes, x: Tensor, title: str = "") -> None:
+    """Draw one picture: [3, H, W] in colour (uint8, or floats in [-1, 1]) or [H, W] floats, blue below 0, red above."""
+    if x.ndim == 3:
+        x = x if x.dtype == torch.uint8 else to_uint8(x)
+        ax.imshow(x.permute(1, 2, 0).cpu().numpy())
+    else:
+        bound = float(x.abs().max()) or 1.0
+        ax.imshow(x.detach().cpu().numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title)
+
+
+def image_rows(rows: dict[str, Tensor], titles: list[str] | None = None) -> Figure:
+    """One row of pictures per entry, its name at the left: values are [N, 3, H, W] or [N, H, W], as in `show_image`."""
+    columns = max(len(pictures) for pictures in rows.values())
+    H, W = next(iter(rows.values())).shape[-2:]
+    side = (WIDTH - 1.1) / columns
+    fig, axes = plt.subplots(
+        len(rows), columns, figsize=(WIDTH, side * H / W * len(rows) + (0.4 if titles else 0.1)), squeeze=False
+    )
+    for line, (name, pictures) in zip(axes, rows.items()):
+        for ax in line[len(pictures):]:
+            ax.axis("off")
+        for ax, picture in zip(line, pictures):
+            show_image(ax, picture)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for ax, title in zip(axes[0], titles or []):
+        ax.set_title(title)
+    return fig
+
+
+def error_maps(y: Tensor, x: Tensor, gain: float = 4.0) -> Tensor:
+    """Where a reconstruction differs: |y - x| times gain, as a picture from black to white, clamped.
+
+    Two float batches [B, 3, H, W] in [-1, 1] → the same.
+    """
+    return ((y - x).abs() * gain - 1).clamp(-1, 1)
+
+
+def contact_sheet(z: Tensor, columns: int = 4) -> Tensor:
+    """All channels of one latent side by side, a gap between them: [C, h, w] → [rows·(h+1)-1, columns·(w+1)-1]."""
+    C, h, w = z.shape
+    rows = -(-C // columns)
+    sheet = z.new_zeros(rows * (h + 1), columns * (w + 1))
+    for k in range(C):
+        top, left = k // columns * (h + 1), k % columns * (w + 1)
+        sheet[top:top + h, left:left + w] = z[k]
+    return sheet[:-1, :-1]
+
+
+def pixel_grid(ax: Axes, values, colors, title: str = "") -> None:
+    """A grid of coloured squares with a value written in each: both [H, W]; a colour is an index into PALETTE."""
+    values, colors = np.asarray(values), np.asarray(colors)
+    H, W = values.shape
+    for y in range(H):
+        for x in range(W):
+            ax.add_patch(plt.Rectangle((x, y), 1, 1, facecolor=PALETTE[colors[y, x]], edgecolor="white"))
+            ax.text(x + 0.5, y + 0.5, str(values[y, x]), ha="center", va="center", fontsize=8)
+    ax.set(xlim=(0, W), ylim=(H, 0), aspect="equal", title=title)
+    ax.axis("off")

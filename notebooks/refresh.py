@@ -1,0 +1,31 @@
+"""Execute notebooks and store their outputs in place, free of what changes from run to run: `make notebooks`."""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def refresh(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    NotebookClient(notebook, timeout=None, record_timing=False, resources={"metadata": {"path": HERE}}).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            # A bar or a slider needs a live kernel: stored, it would be an empty box on GitHub.
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    chosen = [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
+    for path in tqdm(chosen, unit="notebook"):
+        refresh(path)
