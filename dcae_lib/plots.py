@@ -101,6 +101,7 @@ def pixel_grid(ax: Axes, values, colors, title: str = "") -> None:
     for y in range(H):
         for x in range(W):
             ax.add_patch(plt.Rectangle((x, y), 1, 1, facecolor=PALETTE[colors[y, x]], edgecolor="white"))
-            ax.text(x + 0.5, y + 0.5, str(values[y, x]), ha="center", va="center", fontsize=8)
+            ink = "white" if PALETTE[colors[y, x]] in (BLUE, GREEN) else "black"
+            ax.text(x + 0.5, y + 0.5, str(values[y, x]), ha="center", va="center", fontsize=8, color=ink)
     ax.set(xlim=(0, W), ylim=(H, 0), aspect="equal", title=title)
     ax.axis("off")

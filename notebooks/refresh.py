@@ -13,7 +13,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 def refresh(path: Path) -> None:
     notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=None, record_timing=False, resources={"metadata": {"path": HERE}}).execute()
+    place = {"metadata": {"path": HERE}}
+    NotebookClient(notebook, timeout=None, record_timing=False, coalesce_streams=True, resources=place).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             # A bar or a slider needs a live kernel: stored, it would be an empty box on GitHub.
