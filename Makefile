@@ -20,6 +20,7 @@ results: $(READY)  ## execute all notebooks on the embedded sample, into results
 
 results-full: $(READY)  ## the same on CIFAR-10 with 40 epochs, into results/full (an hour or more without a GPU)
 	$(BIN)/python notebooks/run_all.py --profile full
+	$(BIN)/python notebooks/readme.py
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 
 from .plots import use_style
 from .resources import CLONE, resource
@@ -25,6 +26,11 @@ class Lesson(NamedTuple):
         """Write what the notebook measured to `<out>/<name>.json`, where `make results` and the tests read it."""
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / f"{self.name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Write a figure to `<out>/<name>.png`."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.out / f"{name}.png")
 
 
 def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:

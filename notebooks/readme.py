@@ -1,0 +1,62 @@
+"""Write the numbers of the README from the files under results/: `python notebooks/readme.py`."""
+
+import json
+import re
+from pathlib import Path
+
+from dcae_lib.lesson import DOCUMENT_L1
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+
+def results() -> str:
+    """The document's table beside the recorded run, and the linear baseline."""
+    run = json.loads((RESULTS / "full" / "history.json").read_text())
+    pca = json.loads((RESULTS / "full" / "03.json").read_text())["psnr_pca_16"]
+    lines = [
+        "| epoch | L1, the document | L1 here, training | L1 here, test | PSNR, test | SSIM, test |",
+        "|---|---|---|---|---|---|",
+    ]
+    for epoch, reported in DOCUMENT_L1.items():
+        row = run["history"][epoch - 1]
+        lines.append(
+            f"| {epoch} | {reported:.4f} | {row['train_l1']:.4f} | {row['l1']:.4f} "
+            f"| {row['psnr']:.2f} dB | {row['ssim']:.3f} |"
+        )
+    config = run["config"]
+    lines += [
+        "",
+        f"CIFAR-10, pixels in [-1, 1], {config['optimizer']}, batch {config['batch_size']}, learning rate {config['lr']}; "
+        f"PSNR and SSIM are means over the test images. The best linear map with as many numbers "
+        f"(PCA of 4×4 patches) reaches {pca:.2f} dB.",
+    ]
+    return "\n".join(lines)
+
+
+def costs() -> str:
+    """What the two commands and the layers of the tests cost."""
+    cost = json.loads((RESULTS / "bench" / "costs.json").read_text())
+    names = {
+        "results": "`make results`",
+        "unit": "unit and property tests",
+        "nbval": "stored outputs (nbval)",
+        "papermill": "papermill, with every solution",
+    }
+    lines = ["| | minutes | peak memory |", "|---|---|---|"]
+    for key, name in names.items():
+        lines.append(f"| {name} | {cost[key]['seconds'] / 60:.1f} | {cost[key]['peak_gib']:.1f} GiB |")
+    return "\n".join([*lines, "", f"Measured on {cost['processors']} processor cores, after installation."])
+
+
+def written(text: str) -> str:
+    """The README with everything between its markers written anew."""
+    for name, section in (("results", results()), ("costs", costs())):
+        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(marked, lambda m, s=section: f"{m[1]}{s}\n{m[2]}", text, flags=re.S)
+    return text
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,144 @@
+"""The notebooks as a reader runs them: papermill end to end, solutions included, and what they measured."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "notebooks"))
+
+from run_all import NOTEBOOKS, NotebookFailed, measured, run_all, write_index  # noqa: E402
+
+NAMES = [path.stem for path in NOTEBOOKS]
+EXPECTED = json.loads((ROOT / "tests" / "expected.json").read_text())
+
+
+def with_solutions(path: Path) -> nbformat.NotebookNode:
+    """The notebook with the code of every folded solution as a cell of its own, after the text that holds it."""
+    notebook = nbformat.read(path, 4)
+    cells = []
+    for cell in notebook.cells:
+        cells.append(cell)
+        if cell.cell_type == "markdown":
+            for code in re.findall(r"^```python solution\n(.*?)^```", cell.source, re.M | re.S):
+                cells.append(nbformat.v4.new_code_cell(code))
+    notebook.cells = cells
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> Path:
+    """A folder with all notebooks, solutions included, as papermill executed them away from the clone."""
+    sources, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("out")
+    for path in NOTEBOOKS:
+        nbformat.write(with_solutions(path), sources / path.name)
+    run_all(sorted(sources.glob("*.ipynb")), "quick", out)
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_notebook_measured_is_within_its_tolerance(executed, name):
+    numbers = measured(executed, name)
+    assert set(numbers) == set(EXPECTED[name[:2]]), "tests/expected.json and lesson.record name different numbers"
+    for key, (low, high) in EXPECTED[name[:2]].items():
+        assert low <= numbers[key] <= high, f"{key} is {numbers[key]:.4g}, expected {low} to {high}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_output_of_the_executed_notebook_holds_a_traceback(executed, name):
+    # papermill does not fail on an exception inside a widget's callback: it only lands in the output.
+    for cell in nbformat.read(executed / f"{name}.ipynb", 4).cells:
+        assert "Traceback (most recent call last)" not in json.dumps(cell.get("outputs", []))
+
+
+def test_the_index_shows_every_figure(executed):
+    page = write_index(executed, NAMES, "quick").read_text()
+    figures = sum(
+        "image/png" in output.get("data", {})
+        for name in NAMES
+        for cell in nbformat.read(executed / f"{name}.ipynb", 4).cells
+        for output in cell.get("outputs", [])
+    )
+    assert page.count("<figure>") == figures > 0
+
+
+def test_a_failing_cell_stops_the_run_and_is_shown_with_the_place_of_the_notebook(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("profile = 'quick'; out = ''", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell("raise OSError('the disk is made of cheese')"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(notebook, tmp_path / "99_broken.ipynb")
+    with pytest.raises(NotebookFailed) as failure:
+        run_all([tmp_path / "99_broken.ipynb"], "quick", tmp_path / "out")
+    assert "made of cheese" in str(failure.value) and str(tmp_path / "out" / "99_broken.ipynb") in str(failure.value)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+class TestStored:
+    """What lies in the repository, before anything is run."""
+
+    def test_it_has_parameters_navigation_and_the_same_bootstrap_as_the_others(self, path):
+        cells = nbformat.read(path, 4).cells
+        assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+        assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
+        assert cells[1].source == nbformat.read(NOTEBOOKS[0], 4).cells[1].source
+        assert cells[0].source.splitlines()[-1] == cells[-1].source.splitlines()[-1]
+        for target in re.findall(r"\]\((\S+\.ipynb)\)", cells[-1].source):
+            assert (path.parent / target).is_file(), f"{target} is linked and does not exist"
+
+    def test_every_cell_was_executed_and_figures_are_small(self, path):
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type == "code":
+                assert cell.execution_count and cell.source.count("\n") < 15
+                for output in cell.outputs:
+                    assert output.output_type != "error"
+                    assert len(output.get("data", {}).get("image/png", "")) < 150_000       # base64 of 110 KB
+
+    def test_it_names_no_machine_path_and_holds_no_broken_widget_state(self, path):
+        assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", path.read_text())
+        assert "widgets" not in nbformat.read(path, 4).metadata
+
+
+def test_an_empty_place_installs_the_package_from_a_repository_and_keeps_torch(tmp_path):
+    """The bootstrap cell in a fresh environment that has torch and the like, but not the package, and no clone near."""
+    repository, place = tmp_path / "repository", tmp_path / "elsewhere"
+    place.mkdir()
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, repository / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
+        subprocess.run([*git, *arguments], cwd=repository, check=True)
+
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True)
+    python = tmp_path / "bare" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    site = subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    import torch
+
+    (Path(site) / "borrowed.pth").write_text(str(Path(torch.__file__).parent.parent) + "\n")
+    environment = dict(os.environ, DCAE_REPOSITORY=repository.as_uri())
+    missing = subprocess.run([python, "-c", "import dcae_lib"], cwd=place, capture_output=True)
+    assert missing.returncode, "the bare environment has the package already"
+
+    bootstrap = nbformat.read(NOTEBOOKS[0], 4).cells[1].source
+    use = (
+        "\nimport dcae_lib, torch; splits = dcae_lib.load_images(); model = dcae_lib.DCAE.from_pretrained()"
+        "\nprint(dcae_lib.__file__, torch.__file__, len(splits.train), sum(p.numel() for p in model.parameters()))"
+    )
+    done = subprocess.run([python, "-c", bootstrap + use], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    package, torch_file, images, parameters = done.stdout.split()[-4:]
+    assert package.startswith(str(tmp_path)) and torch_file == torch.__file__
+    assert (images, parameters) == ("2000", "96019")
