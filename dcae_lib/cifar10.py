@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import warnings
 import zlib
+from os.path import isdir, isfile  # unlike Path's, these answer no where a folder may not be entered
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def load_cifar10() -> dict[str, Tensor]:
     for either source as a folder or an archive; downloads only what is not there. Raises DataError.
     """
     folder = data_folder()
-    if (folder / CACHE).is_file():
+    if isfile(folder / CACHE):
         return _read_cache(folder / CACHE)
     arrays, reasons = _read_local(folder)
     if arrays is None:
@@ -78,7 +79,7 @@ def load_cifar10() -> dict[str, Tensor]:
 def data_folder() -> Path:
     """Where CIFAR-10 is looked for and cached: `$DCAE_DATA`, `data/` of a clone, or the user's cache folder."""
     if named := os.environ.get("DCAE_DATA"):
-        if not Path(named).is_dir():
+        if not isdir(named):
             raise DataError(f"DCAE_DATA names {named}, which is not a folder; create it, or unset DCAE_DATA")
         return Path(named)
     return CLONE / "data" if CLONE else Path(pooch.os_cache("dcae"))
@@ -135,7 +136,7 @@ def _read_local(folder: Path) -> tuple[dict[str, np.ndarray] | None, list[str]]:
         (_from_sheets, NPM_FILES, ("package", ".", NPM_ARCHIVE)),
     ):
         for place in places:
-            if (folder / place / names[0]).is_file() or (folder / place).is_file():
+            if isfile(folder / place / names[0]) or isfile(folder / place):
                 try:
                     return _verified(read(_files(folder / place, names))), reasons
                 except DataError as error:
@@ -190,7 +191,7 @@ def _from_sheets(files: dict[str, bytes]) -> dict[str, np.ndarray]:
         sheets = [np.asarray(Image.open(io.BytesIO(files[f"{name}.png"]))) for name in BATCHES]
         labels = [np.array(json.loads(files[f"{split}_lables.json"]), np.uint8) for split in ("train", "test")]
         return _splits([sheet.reshape(-1, 32, 32, 3) for sheet in sheets], labels)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, SyntaxError) as error:
         raise DataError(f"a sheet cannot be read ({error})") from error
 
 
@@ -274,8 +275,8 @@ def _reason(error: Exception) -> str:
         return f"the host did not answer (timed out after {STALL_SECONDS} s)"
     if isinstance(error, requests.HTTPError):
         return f"the host refused ({error.response.status_code})"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         return "the host cannot be reached, or broke off"
-    if isinstance(error, ValueError):
+    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
         return "what arrived does not have the known hash"
     return str(error)

@@ -108,7 +108,7 @@ def _load_sample() -> Splits:
             sets.append(_image_set(images, labels, f"sample {split}"))
             if sets[-1].sha256 != record[split]["sha256"]:
                 raise DataError(f"the {split} sheets in {folder} were changed (SHA-256 differs); restore them from git")
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, SyntaxError) as error:
         raise DataError(f"the embedded sample in {folder} cannot be read ({error}); install dcae_lib again") from error
     return Splits(*sets)
 
@@ -133,6 +133,8 @@ def _image_set(images: np.ndarray, labels: Tensor | None, name: str) -> ImageSet
 def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits:
     if fit not in ("crop", "resize"):
         raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
+    if size is not None and min(size) < 1:
+        raise ValueError(f"size must be positive, got {size}")
     if not folder.is_dir():
         raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
@@ -157,6 +159,8 @@ def _read_image(path: Path, size: tuple[int, int] | None, fit: str) -> np.ndarra
     """uint8 [H, W, 3], upright as its EXIF orientation says."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):           # Pillow would clip these to white or black
+                raise DataError(f"{path} has more than 8 bits per pixel and channel; save it with 8")
             image = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); remove or repair it") from error
