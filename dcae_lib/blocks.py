@@ -177,7 +177,8 @@ class DownBlock(_Resample):
 class UpBlock(_Resample):
     """Two transposed units of stride 2 plus the shortcut: [B, i, H, W] → [B, o, 4·H, 4·W].
 
-    shortcut, zero_init: as in `DownBlock`; kernel: 2, 3 or 4, of the transposed convolutions.
+    shortcut, zero_init: as in `DownBlock`; kernel: 2, 3 or 4, of the transposed convolutions. 4 is the smallest
+    whose stamps overlap and still cover every pixel equally (notebook 02); bench/up_kernel.py trains all three.
     DC-AE, arXiv 2410.10733, section 3.2; the project's own document, "Up block".
     """
 

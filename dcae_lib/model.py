@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
@@ -99,7 +99,8 @@ class DCAE(nn.Module):
         """Write `model.safetensors` and `config.json` into a folder, made if needed; returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
+        (folder / "model.safetensors").write_bytes(weights)
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
         return folder
 

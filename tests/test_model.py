@@ -242,6 +242,7 @@ REFUSED_IMAGES = [
     (torch.empty(2, 1, 32, 32), r"images must have 3 channels, got 1 in shape \[2, 1, 32, 32\]"),
     (torch.empty(2, 32, 32, 3), r"images must have 3 channels, got 32"),
     (torch.empty(3, 32, 32), r"images must be a batch \[B, 3, H, W\], got shape \[3, 32, 32\]; for one, x\[None\]"),
+    (torch.empty(2, 3, 1, 32, 32), r"images must be a batch \[B, 3, H, W\], got shape \[2, 3, 1, 32, 32\]"),
     (torch.empty(2, 3, 32, 32, dtype=torch.uint8), r"images must be floats, got torch.uint8; .*to_model\(x\) scales"),
     (torch.empty(2, 3, 32, 32, dtype=torch.int64), r"images must be floats, got torch.int64"),
 ]

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 
+import readme  # noqa: E402
 from run_all import NOTEBOOKS, NotebookFailed, measured, run_all, write_index  # noqa: E402
 
 NAMES = [path.stem for path in NOTEBOOKS]
@@ -67,6 +68,11 @@ def test_the_index_shows_every_figure(executed):
         for output in cell.get("outputs", [])
     )
     assert page.count("<figure>") == figures > 0
+
+
+def test_the_readme_says_what_the_results_say():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.written(text) == text, "run `python notebooks/readme.py`"
 
 
 def test_a_failing_cell_stops_the_run_and_is_shown_with_the_place_of_the_notebook(tmp_path):

@@ -75,6 +75,12 @@ def test_another_seed_means_another_order_and_other_dropout(batch_size, model, s
     assert (weights[0] - weights[1]).abs().max() > 1e-4     # far more than the order of a sum would make
 
 
+def test_a_look_at_the_model_after_an_epoch_changes_nothing(sample):
+    settings, splits = config(model=dict(dropout=0.3)), few(sample, 32)
+    looked = train(settings, splits=splits, after_epoch=lambda run: run.model.eval())
+    assert same_weights(looked.model, train(settings, splits=splits).model)
+
+
 # ---- learns
 
 
@@ -136,7 +142,7 @@ def test_the_factor_on_the_learning_rate_is_above_0_at_every_step_and_reaches_1(
 
 
 @pytest.mark.parametrize("images, break_at, epoch", [
-    (240, 73, 1),                                           # within an epoch, between two looks
+    (240, 60, 1),                                           # within an epoch, between two looks
     (60, 37, 2),                                            # in the second epoch of 30 steps each
     (60, 30, 2),                                            # the last step of an epoch breaks the first of the next
 ])
@@ -178,14 +184,13 @@ def reads(monkeypatch):
 
 
 def test_the_losses_are_read_once_in_50_steps_and_nothing_else_is(sample, reads):
-    splits = few(sample, 360, tests=4, side=16)             # 180 steps: four looks, the last at the end of the epoch
+    splits = few(sample, 302, tests=4, side=16)             # 151 steps: four looks, the last at the end of the epoch
     evaluate(DCAE(), splits.test)
-    evaluation = len(reads)
+    assert len(reads) == 1
     reads.clear()
     # SGD, since Adam's own step counters are tensors that live on the CPU and are read there.
     train(config(epochs=1, batch_size=2, optimizer="SGD"), splits=splits)
-    assert 1 <= len(reads) <= math.ceil(180 / 50) + evaluation
-    assert evaluation == 1
+    assert len(reads) == 4 + 1                              # and one for the evaluation
 
 
 # ---- evaluates
@@ -209,12 +214,11 @@ def test_evaluate_is_a_loop_over_images(sample):
     assert not model.training
 
 
-def test_evaluate_keeps_no_graph_and_moves_no_weight(sample):
-    model = DCAE()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate(model, few(sample, 1).test)
-    assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+def test_evaluate_keeps_no_graph(sample):
+    model, graphs = DCAE(), []
+    model.register_forward_hook(lambda _, __, y: graphs.append(y.requires_grad))
+    evaluate(model, few(sample, 1).test, batch_size=10)
+    assert graphs == [False, False]
 
 
 # ---- refuses
