@@ -36,6 +36,7 @@ notebooks: $(READY)  ## execute all notebooks and store their outputs in place
 
 bench: $(READY)  ## measure, and write results/bench/*.json
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python notebooks/readme.py
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
 	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist

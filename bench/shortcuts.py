@@ -1,6 +1,7 @@
 """How much faster each fused shortcut is than the chain of operations that defines it; one thread, one process."""
 
 import argparse
+import ctypes
 import json
 import platform
 import time
@@ -58,6 +59,14 @@ def measure(rounds: int, batch: int) -> dict[str, dict]:
     return results
 
 
+def keep_memory() -> None:
+    """Have glibc keep what is freed: whether it goes back to the system is chance, and page faults are dear."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**30)                             # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)                             # M_MMAP_THRESHOLD, the greatest that it takes
+
+
 def processor() -> str:
     """The processor's name in words."""
     try:
@@ -73,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
+    keep_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     shortcuts = measure(options.rounds, options.batch)

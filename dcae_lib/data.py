@@ -36,6 +36,8 @@ class ImageSet:
 
 
 class Splits(NamedTuple):
+    """The images to train on, and those to test on."""
+
     train: ImageSet
     test: ImageSet
 
@@ -86,10 +88,14 @@ def batches(images: Tensor, batch_size: int, generator: torch.Generator | None =
 
 
 def best_device(name: str | None = None) -> torch.device:
-    """The named device; without a name CUDA, else Apple's MPS, else the CPU."""
+    """The named device; without a name CUDA, else Apple's MPS, else the CPU. ValueError if it is not there."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:         # AssertionError: torch was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used ({reason}); name another, or none for the best") from error
 
 
 # ---- the embedded sample

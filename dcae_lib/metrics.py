@@ -29,10 +29,9 @@ def ssim(y: Tensor, x: Tensor) -> Tensor:
     _check(y, x)
     if min(x.shape[2:]) < 11:
         raise ValueError(f"SSIM looks through a window of 11×11 pixels, got images of {x.shape[2]}×{x.shape[3]}")
-    values = structural_similarity_index_measure(
+    return structural_similarity_index_measure(
         _unit(y), _unit(x), sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
     )
-    return values.reshape(len(x))                           # torchmetrics drops the axis of a batch of one
 
 
 def _unit(x: Tensor) -> Tensor:

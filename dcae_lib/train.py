@@ -44,7 +44,8 @@ class TrainConfig:
             raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
             raise ValueError(f"lr must be above 0 and warmup in [0, 1], got {self.lr} and {self.warmup}")
-        if not issubclass(getattr(torch.optim, self.optimizer, nn.Module), torch.optim.Optimizer):
+        kind = getattr(torch.optim, self.optimizer, None)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ValueError(f"optimizer must be a name in torch.optim, such as AdamW, got {self.optimizer!r}")
 
 
@@ -79,12 +80,15 @@ def train(
     """
     device = best_device(config.device)
     splits = splits or load_images(config.dataset)
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)        # a folder that cannot be made shows before the training
     images = splits.train.images.to(device)                 # uint8, all of them: a batch is an index
     test = splits.test.to(device)
     torch.manual_seed(config.seed)
     model = DCAE(**config.model).to(device)
     optimizer = getattr(torch.optim, config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
-    steps = config.epochs * math.ceil(len(images) / config.batch_size)
+    steps_per_epoch = math.ceil(len(images) / config.batch_size)
+    steps = config.epochs * steps_per_epoch
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps, config.warmup))
     generator = torch.Generator().manual_seed(config.seed)
     run = Run(config, model, [])
@@ -92,7 +96,8 @@ def train(
     with tqdm(total=steps, unit="step", desc="training") as bar:
         for epoch in range(1, config.epochs + 1):
             model.train()
-            losses, start = LossWatch(bar, config.batch_size), time.perf_counter()
+            losses = LossWatch(bar, config.batch_size, (epoch - 1) * steps_per_epoch)
+            start = time.perf_counter()
             for x in batches(images, config.batch_size, generator):     # float [B, 3, H, W] in [-1, 1], on the device
                 loss = F.l1_loss(model(x), x)
                 loss.backward()
@@ -107,6 +112,8 @@ def train(
             )
             if after_epoch:
                 after_epoch(run)
+    if not math.isfinite(run.metrics["l1"]):                # the last step broke the weights: no later loss shows it
+        raise NonFiniteLoss(f"the test L1 is {run.metrics['l1']} after the last step; lower the learning rate")
     if out is not None:
         save_run(run, splits, Path(out))
     return run
@@ -146,8 +153,8 @@ def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
 class LossWatch:
     """Losses of one epoch, kept on the device and read every 50 steps, so that no step waits for the device."""
 
-    def __init__(self, bar: tqdm, batch_size: int):
-        self.bar, self.batch_size = bar, batch_size
+    def __init__(self, bar: tqdm, batch_size: int, before: int):
+        self.bar, self.batch_size, self.before = bar, batch_size, before        # steps before this epoch
         self.pending: list[Tensor] = []
         self.read: list[float] = []
 
@@ -160,10 +167,10 @@ class LossWatch:
         if not self.pending:
             return
         values = torch.stack(self.pending).tolist()
-        for i, value in enumerate(values):
+        for i, value in enumerate(values, self.before + len(self.read) + 1):
             if not math.isfinite(value):
                 raise NonFiniteLoss(
-                    f"the loss became {value} at step {self.bar.n + i + 1}; "
+                    f"the loss became {value} at step {i}; "
                     "lower the learning rate, warm up for longer, or look for broken images"
                 )
         self.pending.clear()
@@ -208,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.pop("out")
     try:
         run = train(TrainConfig(**options), out)
-    except (DataError, NonFiniteLoss, ValueError) as error:
+    except (DataError, NonFiniteLoss, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items()))

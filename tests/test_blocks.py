@@ -105,6 +105,13 @@ def test_a_shortcut_refuses_widths_that_do_not_fit(fused, i, o):
         fused(torch.zeros(1, i, 4, 4), o)
 
 
+@pytest.mark.parametrize("block", [DownBlock(4, 8, "pool"), DownBlock(4, 8, "direct"), DownBlock(4, 4, "pool")])
+@pytest.mark.parametrize("H, W", [(5, 5), (4, 5), (6, 6), (8, 7)])
+def test_a_side_that_is_not_a_multiple_of_four_is_refused_and_not_cropped(block, H, W):
+    with pytest.raises(ValueError, match=f"multiples of 4, got {H}×{W}; pad or crop"):
+        block(torch.zeros(1, 4, H, W))
+
+
 # ---- an untrained block
 
 

@@ -132,7 +132,8 @@ def test_every_module_says_what_it_is_for_in_one_line():
 
 @pytest.mark.parametrize("name", dcae_lib.__all__)
 def test_a_public_name_can_be_imported_and_has_a_docstring(name):
-    assert getattr(dcae_lib, name).__doc__
+    text = getattr(dcae_lib, name).__doc__
+    assert text and not text.startswith(f"{name}(")         # as dataclasses and named tuples write by themselves
 
 
 def test_public_names_stand_once_and_in_order():

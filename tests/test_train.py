@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 from dcae_lib import DCAE, Splits, TrainConfig, evaluate, load_images, metrics, to_model, train
 from dcae_lib.train import NonFiniteLoss, main, warmup_cosine
@@ -155,7 +157,21 @@ def test_a_loss_that_is_no_number_stops_the_run_within_50_steps_and_names_its_st
         train(settings, tmp_path / "out", few(sample, images, side=16), after_epoch=ended.append)
     assert len(watched.last.rates) <= break_at + 50
     assert len(ended) == epoch - 1
-    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_step_is_named_without_a_progress_bar_too(sample, watched, monkeypatch):
+    monkeypatch.setattr(sys.modules["dcae_lib.train"], "tqdm", partial(tqdm, disable=True))
+    settings = config(epochs=3, batch_size=2, optimizer="Watched", optimizer_args=dict(break_at=72))
+    with pytest.raises(NonFiniteLoss, match="at step 73;"):
+        train(settings, splits=few(sample, 60, side=16))
+
+
+def test_a_run_that_breaks_at_its_very_last_step_is_stopped_too(sample, watched, tmp_path):
+    settings = config(epochs=1, batch_size=2, optimizer="Watched", optimizer_args=dict(break_at=6))
+    with pytest.raises(NonFiniteLoss, match="the test L1 is nan after the last step; lower the learning rate"):
+        train(settings, tmp_path, few(sample, 12, side=16))
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- does not wait
@@ -234,6 +250,7 @@ def test_evaluate_keeps_no_graph(sample):
     (dict(warmup=1.1), r"warmup in \[0, 1\]"),
     (dict(optimizer="AdamX"), "must be a name in torch.optim, such as AdamW, got 'AdamX'"),
     (dict(optimizer="adamw"), "must be a name in torch.optim"),
+    (dict(optimizer="lr_scheduler"), "must be a name in torch.optim"),       # a module, no class
     (dict(optimizer=""), "must be a name in torch.optim"),
 ])
 def test_a_config_that_cannot_be_is_refused_when_it_is_made(changes, message):
@@ -310,7 +327,14 @@ def test_the_command_line_says_what_is_wrong_with_a_data_set_and_shows_no_traceb
     (["--epochs", "0"], "epochs and batch_size must be 1 or more"),
     (["--lr", "0"], "lr must be above 0"),
     (["--optimizer", "AdamX"], "optimizer must be a name in torch.optim"),
+    (["--device", "abacus"], "device 'abacus' cannot be used"),
 ])
 def test_the_command_line_says_which_argument_cannot_be(arguments, message, folder, tmp_path, capsys):
     assert main([*arguments, "--dataset", str(folder), "--out", str(tmp_path / "run")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_training(folder, tmp_path, capsys):
+    (tmp_path / "run").write_text("a file")
+    assert main(["--dataset", str(folder), "--out", str(tmp_path / "run"), "--epochs", "100000"]) == 1
+    assert "run" in capsys.readouterr().err
