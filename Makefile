@@ -10,6 +10,7 @@ help:            ## show this list
 install: $(READY)  ## make .venv with the package, in place, and all that notebooks and tests need
 
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make install PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
@@ -34,9 +35,8 @@ lint: $(READY)  ## ruff over the package, the tests and the notebooks
 notebooks: $(READY)  ## execute all notebooks and store their outputs in place
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
 
-bench: $(READY)  ## measure, and write results/bench/*.json
+bench: $(READY)  ## measure (downloads CIFAR-10, runs all tests), and write results/bench/*.json
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
-	$(BIN)/python notebooks/readme.py
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
 	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist

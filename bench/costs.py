@@ -50,6 +50,7 @@ def main() -> None:
     costs = {"processors": os.cpu_count(), **{name: cost(command) for name, command in LAYERS.items()}}
     (ROOT / "results" / "bench" / "costs.json").write_text(json.dumps(costs, indent=1) + "\n")
     print(json.dumps(costs, indent=1))
+    subprocess.run([sys.executable, "notebooks/readme.py"], cwd=ROOT, check=True)       # the README shows them
 
 
 if __name__ == "__main__":

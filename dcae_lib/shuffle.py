@@ -22,7 +22,7 @@ def channel_to_space(x: Tensor, r: int) -> Tensor:
     """Lay every run of r² channels out as an r×r patch of pixels: the exact inverse of `space_to_channel`.
 
     x: [B, C, H, W], any dtype → [B, C/r², H·r, W·r]. Raises ValueError unless C is a multiple of r².
-    Shi et al. 2016, arXiv 1609.05158, equation 4; DC-AE, arXiv 2410.10733, section 3.2.
+    Shi et al. 2016, arXiv 1609.05158, equation 4 (there the colour runs fastest; here as in PyTorch); DC-AE, arXiv 2410.10733, section 3.2.
     """
     _check(x, r)
     B, C, H, W = x.shape

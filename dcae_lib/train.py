@@ -26,7 +26,7 @@ CHECK_EVERY = 50            # steps between two looks at the losses; each look w
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that a training run depends on. The learning rate rises over `warmup` and falls on a cosine to 0."""
+    """All that a training run depends on but the machine and its threads. The learning rate rises over `warmup` and falls on a cosine to 0."""
 
     dataset: str = "sample"                 # what `load_images` takes
     epochs: int = 40
@@ -139,7 +139,7 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int = 500) -> dict[
 
 
 def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """The factor on the learning rate at each step: linear from 0 over the warm-up, then a cosine down to 0."""
+    """The factor on the learning rate at each step: linear up to 1 over the warm-up, then a cosine down to 0."""
     rise = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:

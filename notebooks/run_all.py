@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import nbformat
 from tqdm import tqdm
@@ -44,9 +45,9 @@ def execute(path: Path, profile: str, out: Path, bar: tqdm, running: list[subpro
     """Run one notebook in a papermill of its own, moving the bar by its cells; returns seconds."""
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-output", str(path), str(out / path.name)]
     command += ["-p", "profile", profile, "-p", "out", str(out), "--cwd", str(out)]
-    environment = dict(os.environ, OMP_NUM_THREADS="1") if profile == "quick" else None
+    environment = dict(os.environ, PYTHONUTF8="1", **({"OMP_NUM_THREADS": "1"} if profile == "quick" else {}))
     start, log = time.perf_counter(), []
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(command, env=environment, stdout=PIPE, stderr=STDOUT, encoding="utf-8") as process:
         running.append(process)
         for line in process.stdout:
             log.append(line)

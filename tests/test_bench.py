@@ -41,7 +41,7 @@ def test_the_recorded_measurement_says_that_every_fused_shortcut_is_faster():
     record = json.loads(shortcuts.RESULT.read_text())
     assert record["threads"] == 1 and set(record["shortcuts"]) == set(shortcuts.CHAINS)
     for name, rows in record["shortcuts"].items():
-        assert rows["chain_over_fused"]["both"] >= 1, name
+        assert min(rows["chain_over_fused"].values()) >= 1, name        # forward, backward and both
 
 
 def test_the_shortcuts_benchmark_writes_times_ratios_and_where_they_were_measured(tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_no_output_of_the_executed_notebook_holds_a_traceback(executed, name):
 
 
 def test_the_index_shows_every_figure(executed):
-    page = write_index(executed, NAMES, "quick").read_text()
+    page = write_index(executed, NAMES, "quick").read_text(encoding="utf-8")
     figures = sum(
         "image/png" in output.get("data", {})
         for name in NAMES
@@ -111,7 +111,7 @@ class TestStored:
                     assert len(output.get("data", {}).get("image/png", "")) < 150_000       # base64 of 110 KB
 
     def test_it_names_no_machine_path_and_holds_no_broken_widget_state(self, path):
-        assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", path.read_text())
+        assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", path.read_text(encoding="utf-8"))
         assert "widgets" not in nbformat.read(path, 4).metadata
 
 
