@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from .shuffle import average_channels, channel_to_space, duplicate_channels, space_to_channel
 
 # The shortcuts take a factor of 4 out of each side. When the channels double on the way down (and halve on the
-# way up), as in the default model, the chain of operations that defines a shortcut is one reduction or one
-# gather; written so, it runs faster (bench/shortcuts.py measures it). Other widths go through the chain itself.
+# way up), as in the default model, the way down is one pooling over runs of pixels, and the way up is copies of
+# columns, rows and channels. Written so, both run faster than the chain of operations that defines them
+# (bench/shortcuts.py measures it). Widths that the fused forms do not cover go through the chain itself.
 
 
 def pool_down(x: Tensor, out: int) -> Tensor:

@@ -53,8 +53,11 @@ def recorded_run() -> dict:
     return json.loads((resource("recorded") / "history.json").read_text())
 
 
-def say(text: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Print a measured value by the bounds that it must keep, which repeat on every machine; its digits may not."""
+def say(text: str, value: float, low: float, high: float) -> None:
+    """Print the bounds that a measured value must keep: they repeat on every machine, its digits may not.
+
+    Raises AssertionError if it does not keep them.
+    """
     if not low <= value <= high:
         raise AssertionError(f"{text}: {value:.4g} is not between {low:g} and {high:g}")
-    print(f"{text}: above {low:g}" if high == float("inf") else f"{text}: between {low:g} and {high:g}")
+    print(f"{text}: between {low:g} and {high:g}")

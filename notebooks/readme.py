@@ -30,7 +30,7 @@ def results() -> str:
         f"CIFAR-10, pixels in [-1, 1], {config['optimizer']}, batch {config['batch_size']}, learning rate {config['lr']}; "
         f"PSNR and SSIM are means over the test images. The best linear map of each 4×4 patch "
         f"to sixteen numbers (PCA) reaches {linear['psnr_pca_16']:.2f} dB; PCA of whole images with as many numbers as "
-        f"the latent, whose matrix is thirty times the size of this network, {linear['psnr_pca_whole']:.2f} dB.",
+        f"the latent, which serves one size of image only, {linear['psnr_pca_whole']:.2f} dB.",
     ]
     return "\n".join(lines)
 
