@@ -36,6 +36,7 @@ notebooks: $(READY)  ## execute all notebooks and store their outputs in place
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
 
 bench: $(READY)  ## measure (downloads CIFAR-10, runs all tests), and write results/bench/*.json
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
 	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data

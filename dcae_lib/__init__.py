@@ -5,6 +5,7 @@ import warnings
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
 from .model import DCAE
 from .shuffle import average_channels, channel_to_space, duplicate_channels, space_to_channel
+from .soap import SOAP
 from .train import TrainConfig, evaluate, train
 
 # `python -m dcae_lib.train` finds the module imported already, since `train` is a public name here: that is meant.
@@ -13,6 +14,7 @@ warnings.filterwarnings("ignore", message="'dcae_lib", category=RuntimeWarning, 
 __all__ = [
     "DCAE",
     "ImageSet",
+    "SOAP",
     "Splits",
     "TrainConfig",
     "average_channels",

@@ -20,6 +20,7 @@ from . import metrics
 from .cifar10 import DataError
 from .data import ImageSet, Splits, batches, best_device, load_images, to_model
 from .model import DCAE
+from .soap import SOAP
 
 CHECK_EVERY = 50            # steps between two looks at the losses; each look waits for the device once
 
@@ -31,8 +32,8 @@ class TrainConfig:
     dataset: str = "sample"                 # what `load_images` takes
     epochs: int = 40
     batch_size: int = 64
-    optimizer: str = "AdamW"                # any name in torch.optim
-    lr: float = 4e-3
+    optimizer: str = "SOAP"                 # ours, or any name in torch.optim
+    lr: float = 1e-2
     optimizer_args: dict = field(default_factory=dict)
     warmup: float = 0.05                    # fraction of all steps
     model: dict = field(default_factory=dict)           # arguments of DCAE(...)
@@ -44,9 +45,15 @@ class TrainConfig:
             raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
             raise ValueError(f"lr must be above 0 and warmup in [0, 1], got {self.lr} and {self.warmup}")
-        kind = getattr(torch.optim, self.optimizer, None)
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-            raise ValueError(f"optimizer must be a name in torch.optim, such as AdamW, got {self.optimizer!r}")
+        optimizer_class(self.optimizer)
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """SOAP, or the class of that name in torch.optim. Raises ValueError if there is none."""
+    found = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise ValueError(f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r}")
+    return found
 
 
 @dataclass
@@ -86,7 +93,7 @@ def train(
     test = splits.test.to(device)
     torch.manual_seed(config.seed)
     model = DCAE(**config.model).to(device)
-    optimizer = getattr(torch.optim, config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
+    optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
     steps_per_epoch = math.ceil(len(images) / config.batch_size)
     steps = config.epochs * steps_per_epoch
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps, config.warmup))
@@ -98,13 +105,17 @@ def train(
             model.train()
             losses = LossWatch(bar, config.batch_size, (epoch - 1) * steps_per_epoch)
             start = time.perf_counter()
-            for x in batches(images, config.batch_size, generator):     # float [B, 3, H, W] in [-1, 1], on the device
-                loss = F.l1_loss(model(x), x)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                scheduler.step()
-                losses.append(loss)
+            try:
+                for x in batches(images, config.batch_size, generator):     # float [B, 3, H, W] in [-1, 1], on the device
+                    loss = F.l1_loss(model(x), x)
+                    losses.append(loss)
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    scheduler.step()
+            except FloatingPointError as error:             # SOAP may meet what is not finite before the next look
+                losses.look()
+                raise NonFiniteLoss(f"the loss is finite, but {error}; lower the learning rate") from error
             train_l1, seconds = losses.mean(), time.perf_counter() - start
             score = evaluate(model, test)
             run.history.append(
@@ -206,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dcae_lib.train", description="Train a DCAE.")
     parser.add_argument("--out", required=True, help="folder for the model and history.json")
     parser.add_argument("--dataset", default=default.dataset, help='"sample", "cifar10" or a folder of images of one size')
-    parser.add_argument("--optimizer", default=default.optimizer, help="a name in torch.optim (default: %(default)s)")
+    parser.add_argument("--optimizer", default=default.optimizer, help="SOAP or a name in torch.optim (default: %(default)s)")
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is if not named")
     for name in ("epochs", "batch_size", "lr", "warmup", "seed"):
         value = getattr(default, name)

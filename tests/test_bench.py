@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
 import shortcuts  # noqa: E402
+import soap  # noqa: E402
 import up_kernel  # noqa: E402
 
 from dcae_lib import blocks  # noqa: E402
@@ -77,3 +78,34 @@ def test_the_recorded_kernels_were_trained_on_10000_images_with_two_seeds_each()
     assert [(kernel, len(row["psnr_by_seed"])) for kernel, row in record["kernels"].items()] == [
         ("2", 2), ("3", 2), ("4", 2),
     ]
+
+
+def test_a_step_of_soap_is_not_far_slower_than_one_of_adamw(monkeypatch):
+    monkeypatch.setattr(soap, "find_spec", lambda name: None)       # heavyball compiles for a minute
+    torch.set_num_threads(1)
+    times = soap.measure("DCAE", 10, 2)
+    assert times["ours"] <= 20 * times["torch AdamW"]       # loose, for a busy machine
+
+
+def test_the_recorded_soap_keeps_its_bars_on_this_model():
+    record = json.loads(soap.RESULT.read_text())
+    rows = {(row["model"], row["frequency"], row["implementation"]): row for row in record["rows"]}
+    assert record["threads"] == 1 and {model for model, *_ in rows} == set(soap.MODELS)
+    assert rows["DCAE", 10, "ours"]["times_adamw"] <= 2.0
+    assert rows["DCAE", 1, "ours"]["times_adamw"] <= 3.8
+    for frequency in (10, 1):
+        assert rows["DCAE", frequency, "pytorch_optimizer"]["times_ours"] >= 2.0
+        assert rows["DCAE", frequency, "heavyball"]["times_ours"] >= 2.0
+
+
+def test_the_soap_benchmark_writes_times_ratios_and_where_they_were_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(soap, "find_spec", lambda name: None)       # heavyball compiles for a minute
+    soap.main(["--rounds", "1", "--models", "DCAE", "--out", str(tmp_path / "new" / "soap.json")])
+    record = json.loads((tmp_path / "new" / "soap.json").read_text())
+    assert record["threads"] == 1 and record["torch"] == torch.__version__ and record["processor"]
+    names = ["torch AdamW", "ours", "pytorch_optimizer"]
+    assert [(row["frequency"], row["implementation"]) for row in record["rows"]] == [(k, n) for k in (10, 1) for n in names]
+    for adamw, ours, peer in zip(*[iter(record["rows"])] * 3):
+        assert ours["times_adamw"] == pytest.approx(ours["milliseconds"] / adamw["milliseconds"], abs=0.01)
+        assert peer["times_ours"] == pytest.approx(peer["milliseconds"] / ours["milliseconds"], abs=0.01)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(record["rows"])

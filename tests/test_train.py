@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dcae_lib import DCAE, Splits, TrainConfig, evaluate, load_images, metrics, to_model, train
+from dcae_lib import DCAE, SOAP, Splits, TrainConfig, evaluate, load_images, metrics, to_model, train
 from dcae_lib.train import NonFiniteLoss, main, warmup_cosine
 
 
@@ -72,7 +72,7 @@ def test_another_seed_means_another_order_and_other_dropout(batch_size, model, s
     start = DCAE(**model).state_dict()                      # both runs begin here
     monkeypatch.setattr(DCAE, "to", lambda self, device: self.load_state_dict(start) and self)
     splits = few(sample, 32)                                # in one batch of 32 there is no order
-    runs = [train(config(epochs=1, batch_size=batch_size, seed=seed, model=model), splits=splits) for seed in (0, 1)]
+    runs = [train(config(batch_size=batch_size, seed=seed, model=model), splits=splits) for seed in (0, 1)]
     weights = [torch.cat([p.flatten() for p in run.model.parameters()]) for run in runs]
     assert (weights[0] - weights[1]).abs().max() > 1e-4     # far more than the order of a sum would make
 
@@ -87,7 +87,7 @@ def test_a_look_at_the_model_after_an_epoch_changes_nothing(sample):
 
 
 def test_the_loss_falls_and_reconstructions_get_better(sample):
-    run = train(config(epochs=6, batch_size=20), splits=few(sample, 200))
+    run = train(config(epochs=6, batch_size=20, lr=4e-3), splits=few(sample, 200))
     first, last = run.history[0], run.history[-1]
     assert last["train_l1"] < 0.6 * first["train_l1"]
     assert last["psnr"] > first["psnr"] + 3
@@ -104,6 +104,19 @@ def test_any_optimizer_of_torch_serves_by_name(optimizer, lr, arguments, sample)
     settings = config(epochs=3, optimizer=optimizer, lr=lr, optimizer_args=arguments)
     train(settings, splits=few(sample, 64), after_epoch=look)
     assert seen[-1] < 0.9 * seen[0]
+
+
+def test_soap_is_the_optimizer_if_none_is_named_and_takes_its_arguments(sample, monkeypatch):
+    made = []
+
+    class Noted(SOAP):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self.defaults)
+
+    monkeypatch.setattr(sys.modules["dcae_lib.train"], "SOAP", Noted)
+    train(config(epochs=1, optimizer_args=dict(precondition_frequency=3)), splits=few(sample, 16, side=16))
+    assert [(one["lr"], one["precondition_frequency"]) for one in made] == [(TrainConfig().lr, 3)]
 
 
 class Watched(torch.optim.SGD):
@@ -172,6 +185,35 @@ def test_a_run_that_breaks_at_its_very_last_step_is_stopped_too(sample, watched,
     with pytest.raises(NonFiniteLoss, match="the test L1 is nan after the last step; lower the learning rate"):
         train(settings, tmp_path, few(sample, 12, side=16))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_soap_stops_a_run_at_the_step_whose_gradient_is_no_number_and_the_step_is_named(sample, monkeypatch):
+    l1_loss = torch.nn.functional.l1_loss
+    calls = []
+
+    def broken(y, x):
+        calls.append(0)
+        return l1_loss(y, x) * (math.nan if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(sys.modules["dcae_lib.train"].F, "l1_loss", broken)
+    with pytest.raises(NonFiniteLoss, match="the loss became nan at step 3; lower the learning rate"):
+        train(config(batch_size=2), splits=few(sample, 16, side=16))
+    assert len(calls) == 3
+
+
+def test_a_gradient_that_breaks_under_a_finite_loss_is_named_too(sample, monkeypatch):
+    class Breaks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, slope):
+            return slope * math.inf
+
+    monkeypatch.setattr(DCAE, "forward", lambda self, x: self.decode(Breaks.apply(self.encode(x))))
+    with pytest.raises(NonFiniteLoss, match="the loss is finite, but a gradient held a NaN or an infinity.*; lower the"):
+        train(config(batch_size=2), splits=few(sample, 16, side=16))
 
 
 # ---- does not wait
@@ -246,12 +288,12 @@ def test_evaluate_keeps_no_graph(sample):
     (dict(lr=0.0), "lr must be above 0"),
     (dict(lr=-1e-3), "lr must be above 0"),
     (dict(lr=math.nan), "lr must be above 0"),
-    (dict(warmup=-0.1), r"warmup in \[0, 1\], got 0.004 and -0.1"),
+    (dict(warmup=-0.1), r"warmup in \[0, 1\], got 0.01 and -0.1"),
     (dict(warmup=1.1), r"warmup in \[0, 1\]"),
-    (dict(optimizer="AdamX"), "must be a name in torch.optim, such as AdamW, got 'AdamX'"),
-    (dict(optimizer="adamw"), "must be a name in torch.optim"),
-    (dict(optimizer="lr_scheduler"), "must be a name in torch.optim"),       # a module, no class
-    (dict(optimizer=""), "must be a name in torch.optim"),
+    (dict(optimizer="AdamX"), "must be SOAP or a name in torch.optim, such as AdamW, got 'AdamX'"),
+    (dict(optimizer="adamw"), "must be SOAP or a name in torch.optim"),
+    (dict(optimizer="lr_scheduler"), "must be SOAP or a name in torch.optim"),       # a module, no class
+    (dict(optimizer=""), "must be SOAP or a name in torch.optim"),
 ])
 def test_a_config_that_cannot_be_is_refused_when_it_is_made(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -326,7 +368,7 @@ def test_the_command_line_says_what_is_wrong_with_a_data_set_and_shows_no_traceb
 @pytest.mark.parametrize("arguments, message", [
     (["--epochs", "0"], "epochs and batch_size must be 1 or more"),
     (["--lr", "0"], "lr must be above 0"),
-    (["--optimizer", "AdamX"], "optimizer must be a name in torch.optim"),
+    (["--optimizer", "AdamX"], "optimizer must be SOAP or a name in torch.optim"),
     (["--device", "abacus"], "device 'abacus' cannot be used"),
 ])
 def test_the_command_line_says_which_argument_cannot_be(arguments, message, folder, tmp_path, capsys):
