@@ -78,14 +78,15 @@ class SOAP(torch.optim.Optimizer):
     def _bundled(self, k: int, group: dict) -> list["Bundle"]:
         """The weights of group k that have a gradient, bundled by device, precision and age; kept while they stay."""
         params = [p for p in group["params"] if p.grad is not None and p.numel()]
+        for p in params:
+            if p.grad.layout != torch.strided:
+                raise TypeError(f"SOAP needs dense gradients; that of shape {tuple(p.shape)} is {p.grad.layout}")
         ids = tuple(map(id, params))
         before, bundles = self._bundles.get(k, (None, []))
         if before != ids:
             for bundle in bundles:
                 bundle.look_back()
             for p in params:
-                if p.grad.layout != torch.strided:
-                    raise TypeError(f"SOAP needs dense gradients; that of shape {tuple(p.shape)} is {p.grad.layout}")
                 if p not in self.state:
                     self.state[p] = new_state(p, group["max_precondition_dim"])
             kinds = {}
@@ -110,7 +111,7 @@ class SOAP(torch.optim.Optimizer):
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         saved = [(p, state_dict["state"][key]) for p, key in zip(weights, keys) if key in state_dict["state"]]
         for p, state in saved:
-            fits = {name: value.shape for name, value in new_state(p, max(p.shape, default=0)).items()}
+            fits = {name: value.shape for name, value in new_state(p.to("meta"), max(p.shape, default=0)).items()}
             if not {"step", "exp_avg", "exp_avg_sq"} <= state.keys() <= fits.keys() or any(
                 value.shape != fits[name] for name, value in state.items()
             ):
@@ -295,7 +296,7 @@ def refresh(stacks: list[Stack]) -> None:
         counts = [len(stack.Q[k]) for stack, k in same]
         new |= zip(same, zip(*(one.to(device).split(counts) for one in power_iteration(GG, Q))))
     for stack in stacks:
-        if len(stack.Q) > 1:
+        if any(q is not None for q in stack.Q):
             stack.turn([new.get((stack, k)) for k in range(len(stack.Q))])
 
 
