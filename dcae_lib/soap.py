@@ -71,8 +71,7 @@ class SOAP(torch.optim.Optimizer):
                 due.append(bundle)
             bundle.step += 1
         refresh([stack for bundle in due for stack in bundle.stacks])
-        for bundle in due:
-            bundle.look_back()
+        look_back(due)
         return loss
 
     def _bundled(self, k: int, group: dict) -> list["Bundle"]:
@@ -81,11 +80,10 @@ class SOAP(torch.optim.Optimizer):
         for p in params:
             if p.grad.layout != torch.strided:
                 raise TypeError(f"SOAP needs dense gradients; that of shape {tuple(p.shape)} is {p.grad.layout}")
-        ids = tuple(map(id, params))
+        ids = id(self.state), *map(id, params)
         before, bundles = self._bundles.get(k, (None, []))
         if before != ids:
-            for bundle in bundles:
-                bundle.look_back()
+            look_back(bundles)
             for p in params:
                 if p not in self.state:
                     self.state[p] = new_state(p, group["max_precondition_dim"])
@@ -107,14 +105,13 @@ class SOAP(torch.optim.Optimizer):
         """Take over what `state_dict()` gave, each number as precise as it was: the base class casts to the weight's."""
         if not all("precondition_frequency" in group for group in state_dict["param_groups"]):
             raise ValueError("this is not the state of a SOAP; make the optimizer that it belongs to")
+        for group in state_dict["param_groups"]:
+            check({**group, "params": []})
         weights = [p for group in self.param_groups for p in group["params"]]
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         saved = [(p, state_dict["state"][key]) for p, key in zip(weights, keys) if key in state_dict["state"]]
         for p, state in saved:
-            fits = {name: value.shape for name, value in new_state(p.to("meta"), max(p.shape, default=0)).items()}
-            if not {"step", "exp_avg", "exp_avg_sq"} <= state.keys() <= fits.keys() or any(
-                value.shape != fits[name] for name, value in state.items()
-            ):
+            if not fits(state, p):
                 raise ValueError(f"this is not the state of these weights: that of shape {tuple(p.shape)} does not fit")
         super().load_state_dict(state_dict)
         for p, state in saved:
@@ -134,8 +131,8 @@ def check(group: dict) -> None:
     ):
         if not 0 <= value < end:
             raise ValueError(f"{name} must be in [0, {end}), got {value}")
-    if not 0 < group["eps"] < math.inf:
-        raise ValueError(f"eps must be above 0, got {group['eps']}: a weight without gradient would move by 0/0")
+    if not torch.finfo(torch.float32).tiny < group["eps"] < math.inf:
+        raise ValueError(f"eps must be above 0 in float32, got {group['eps']}: no gradient would mean a step of 0/0")
     for name in ("precondition_frequency", "max_precondition_dim"):
         if not isinstance(group[name], int) or group[name] < 1:
             raise ValueError(f"{name} must be a whole number, 1 or more, got {group[name]}")
@@ -153,6 +150,13 @@ def new_state(p: Tensor, max_dim: int) -> dict[str, Tensor]:
         if p.ndim > 1 and 1 < d <= max_dim:
             state |= {f"GG{k}": torch.zeros(d, d, **form), f"Q{k}": torch.eye(d, **form)}
     return state
+
+
+def fits(state: dict, p: Tensor) -> bool:
+    """Whether `state` can be that of p: every tensor of the right shape, and a factor and its basis both or neither."""
+    whole = new_state(p.to("meta"), max(p.shape, default=0))
+    names = {name for name in whole if name[0] not in "GQ" or {f"GG{name[-1]}", f"Q{name[-1]}"} & state.keys()}
+    return state.keys() == names and all(state[name].shape == whole[name].shape for name in names)
 
 
 class Bundle:
@@ -190,15 +194,10 @@ class Bundle:
             self.gradient.masked_fill_(~energy.isfinite(), 0)
         elif not math.isfinite(energy):
             shapes = {tuple(g.shape) for g in self.gradients if not (g * g).sum().isfinite()}
+            shapes = shapes or {tuple(g.shape) for g in self.gradients}         # only their sum is too large
             raise FloatingPointError(
                 f"a gradient {NOT_FINITE}, of a weight of shape {' or '.join(map(str, shapes))}; nothing was changed"
             )
-
-    def look_back(self) -> None:
-        """Raise if a gradient since the last refresh was not finite, where they are not looked at one by one."""
-        if self.broken:
-            self.broken.zero_()
-            raise FloatingPointError(f"since the last refresh a gradient {NOT_FINITE}; it was taken as zero")
 
     def adam(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
         """An Adam step along the axes of the eigenbases, turned back, and decoupled weight decay."""
@@ -241,6 +240,13 @@ class Stack:
                 self.Q[k].copy_(basis)
             place = place.unsqueeze(-1) * width + order.reshape(n, *[1] * (place.ndim - 1), width)
         self.exp_avg_sq.copy_(self.exp_avg_sq.flatten()[place])
+
+
+def look_back(bundles: list[Bundle]) -> None:
+    """Raise if a gradient since the last refresh was not finite, where they are not looked at one by one."""
+    broken = [bundle.broken.zero_() for bundle in bundles if bundle.broken]
+    if broken:
+        raise FloatingPointError(f"since the last refresh a gradient {NOT_FINITE}; it was taken as zero")
 
 
 def project(x: Tensor, Q: list[Tensor | None], GG: list[Tensor | None] | None = None, beta: float = 0.0) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from collections import defaultdict
 from itertools import product
 from types import SimpleNamespace
 
@@ -486,11 +487,15 @@ def foreign(kind):
         state["state"][0]["GG0"] = torch.zeros(5, 5)
     if kind == "more":
         state["state"][0]["GG2"] = torch.zeros(4, 4)
+    if kind == "baseless":
+        del state["state"][0]["Q0"]
+    if kind == "settings":
+        state["param_groups"][0]["lr"] = -1.0
     return state
 
 
 @pytest.mark.parametrize("kind", [
-    "AdamW", "PeerSOAP", "matrix", "flat", "vector", "fewer", "incomplete", "factor", "more",
+    "AdamW", "PeerSOAP", "matrix", "flat", "vector", "fewer", "incomplete", "factor", "more", "baseless", "settings",
 ])
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(kind):
     optimizer, gradients = new([(4, 4), (5,)]), noise([(4, 4), (5,)], 20)
@@ -500,6 +505,15 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(kind):
         optimizer.load_state_dict(foreign(kind))
     assert same(before, snapshot(optimizer))
     assert distance(play(optimizer, gradients[5:]), play(twin, gradients[5:])) == 0
+
+
+def test_a_state_that_is_thrown_away_begins_anew():
+    optimizer, gradients = new(SHAPES), noise(SHAPES, 20)
+    play(optimizer, gradients[:5])
+    fresh = SOAP([nn.Parameter(p.detach().clone()) for p in weights(optimizer)], lr=2e-3)
+    optimizer.state = defaultdict(dict)
+    assert distance(play(optimizer, gradients[5:]), play(fresh, gradients[5:])) == 0
+    assert len(optimizer.state) == len(SHAPES)
 
 
 # ---- the rest of an optimizer's life
@@ -691,6 +705,24 @@ def test_it_is_told_of_at_once_if_other_weights_have_gradients_next():
     assert distance(play(optimizer, rest), play(twin, rest)) == 0
 
 
+def test_it_is_told_of_once_however_many_bundles_are_broken():
+    shapes = [(6, 6), (5, 3)]
+    optimizer, gradients = SOAP([dict(params=[p]) for p in weights(new(shapes))]), noise(shapes, 30)
+    play(optimizer, gradients[:3])
+    for _, (bundle,) in optimizer._bundles.values():
+        bundle.looks = False
+    play(optimizer, [spoilt(spoilt(gradients[3], math.nan, at=0), math.nan, at=1), *gradients[4:10]])
+    with pytest.raises(FloatingPointError, match="it was taken as zero"):
+        play(optimizer, gradients[10:11])
+    play(optimizer, gradients[11:])                         # over the next refresh, without a word
+
+
+def test_gradients_of_which_only_the_sum_of_squares_is_too_large_are_named_too():
+    optimizer = new([(4,)] * 4, dtype=torch.float32)
+    with pytest.raises(FloatingPointError, match=r"too large to square, of a weight of shape \(4,\); nothing"):
+        play(optimizer, [[torch.full((4,), 6e18)] * 4])
+
+
 # ---- refuses
 
 
@@ -700,7 +732,7 @@ def test_it_is_told_of_at_once_if_other_weights_have_gradients_next():
     *((dict(betas=(beta, 0.9)), r"betas\[0\] must be in \[0, 1\)") for beta in (-0.1, 1.0, math.nan)),
     *((dict(betas=(0.9, beta)), r"betas\[1\] must be in \[0, 1\)") for beta in (-0.1, 1.0, math.nan)),
     *((dict(shampoo_beta=beta), r"shampoo_beta must be in \[0, 1\)") for beta in (-0.1, 1.0, math.nan)),
-    *((dict(eps=eps), "eps must be above 0") for eps in (0, -1e-8, math.nan, math.inf)),
+    *((dict(eps=eps), "eps must be above 0") for eps in (0, -1e-8, 1e-50, math.nan, math.inf)),
     *((dict(precondition_frequency=f), "frequency must be a whole number, 1 or more") for f in (0, -1, 1.5, math.inf)),
     *((dict(max_precondition_dim=d), "max_precondition_dim must be a whole number, 1 or more") for d in (0, -1, 1.5)),
 ])
