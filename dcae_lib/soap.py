@@ -11,8 +11,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-# A refresh iterates on GG + shift · I: the same eigenvectors, but directions in which no gradient has come yet stay
-# where they are, instead of being made of rounding errors.
+# A refresh iterates on GG + shift · I. That has the same eigenvectors, but directions in which no gradient has come yet
+# stay where they are, instead of being made of rounding errors, which a shift of fewer epsilons does not outweigh.
 SHIFT = 1000                                                # epsilons of the number format, times the largest eigenvalue
 
 NOT_FINITE = "held a NaN or an infinity, or was too large to square"
@@ -34,10 +34,14 @@ class SOAP(torch.optim.Optimizer):
     max_precondition_dim: dimensions above it get no factor. Read at the first gradient of a weight.
 
     Weights of one dimension, or none, get plain Adam. Settings may differ between groups and change between steps.
-    State is float32 for weights in half precision, else in the weight's own. ValueError for settings that cannot work,
-    TypeError for sparse or complex weights. A gradient with a NaN or an infinity, or too large to square, raises
-    FloatingPointError: on a CPU at once, before anything has changed; elsewhere at the next refresh, since looking
-    makes the device wait, and until then such a gradient and those that come with it count as zero.
+    State is float32 for weights in half precision, else in the weight's own; moments are kept in the eigenbasis, as
+    [*kernel, o, i]. Unlike the authors' code, this has a fixed choice of basis where the gradients so far say nothing,
+    and makes eigenvectors anew once a factor that was all zero no longer is.
+
+    ValueError for settings that cannot work, TypeError for weights or gradients that are sparse or not real. A gradient
+    with a NaN or an infinity, or too large to square, raises FloatingPointError: on a CPU at once, before anything has
+    changed; elsewhere, since looking makes the device wait, at the next refresh or when other weights get gradients,
+    and until then such a gradient and those that come with it count as zero.
     """
 
     def __init__(
@@ -57,6 +61,11 @@ class SOAP(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with torch.autocast(self.param_groups[0]["params"][0].device.type, enabled=False):
+            self._step()
+        return loss
+
+    def _step(self) -> None:
         work = [(group, bundle) for k, group in enumerate(self.param_groups) for bundle in self._bundled(k, group)]
         for _, bundle in work:
             bundle.gather()                                 # raises before any weight has moved
@@ -72,7 +81,6 @@ class SOAP(torch.optim.Optimizer):
             bundle.step += 1
         refresh([stack for bundle in due for stack in bundle.stacks])
         look_back(due)
-        return loss
 
     def _bundled(self, k: int, group: dict) -> list["Bundle"]:
         """The weights of group k that have a gradient, bundled by device, precision and age; kept while they stay."""
@@ -80,9 +88,9 @@ class SOAP(torch.optim.Optimizer):
         for p in params:
             if p.grad.layout != torch.strided:
                 raise TypeError(f"SOAP needs dense gradients; that of shape {tuple(p.shape)} is {p.grad.layout}")
-        ids = id(self.state), *map(id, params)
+        ids = tuple(map(id, params))
         before, bundles = self._bundles.get(k, (None, []))
-        if before != ids:
+        if before != ids or not all(p in self.state for p in params):
             look_back(bundles)
             for p in params:
                 if p not in self.state:
@@ -115,7 +123,9 @@ class SOAP(torch.optim.Optimizer):
                 raise ValueError(f"this is not the state of these weights: that of shape {tuple(p.shape)} does not fit")
         super().load_state_dict(state_dict)
         for p, state in saved:
-            self.state[p] = {name: value.to(p.device, copy=True) for name, value in state.items()}
+            self.state[p] = {
+                name: value.to("cpu" if name == "step" else p.device, copy=True) for name, value in state.items()
+            }
 
     def __setstate__(self, state: dict) -> None:            # of a copy, or after loading: bundle anew
         super().__setstate__(state)
@@ -227,16 +237,17 @@ class Stack:
         for k, state in enumerate(states):                  # the state of a weight is views of what is worked on
             state.update({name: tensor[k] for name, tensor in whole.items()})
 
-    def turn(self, new: list[tuple[Tensor, Tensor] | None]) -> None:
-        """Take new bases over, the first moment turned into them, the second in the order that comes with each."""
-        between = [None if one is None else torch.bmm(old.mT, one[0]) for old, one in zip(self.Q, new)]
-        self.exp_avg.copy_(project(self.exp_avg.movedim((-2, -1), (1, 2)), between))
+    def turn(self, new: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Take bases over, with the turn from the old one to each and the order of its columns: the moments follow."""
+        turns = [turn for _, turn, _ in new]
+        self.exp_avg.copy_(project(self.exp_avg.movedim((-2, -1), (1, 2)), turns))
         place = torch.arange(len(self.exp_avg), device=self.exp_avg.device)     # of each number, in the flat tensor
         for k in (*range(2, len(new)), 0, 1):
             n, width = len(place), self.gradient.shape[k + 1]
-            order = torch.arange(width, device=place.device).expand(n, width)
-            if new[k] is not None:
-                basis, order = new[k]
+            basis, _, order = new[k]
+            if basis is None:
+                order = torch.arange(width, device=place.device).expand(n, width)
+            else:
                 self.Q[k].copy_(basis)
             place = place.unsqueeze(-1) * width + order.reshape(n, *[1] * (place.ndim - 1), width)
         self.exp_avg_sq.copy_(self.exp_avg_sq.flatten()[place])
@@ -303,21 +314,22 @@ def refresh(stacks: list[Stack]) -> None:
         new |= zip(same, zip(*(one.to(device).split(counts) for one in power_iteration(GG, Q))))
     for stack in stacks:
         if any(q is not None for q in stack.Q):
-            stack.turn([new.get((stack, k)) for k in range(len(stack.Q))])
+            stack.turn([new.get((stack, k), (None, None, None)) for k in range(len(stack.Q))])
 
 
-def power_iteration(GG: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
-    """One step towards the eigenvectors of [N, k, k] factors, and the order of their eigenvalues before: [N, k]."""
+def power_iteration(GG: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One step towards the eigenvectors of [N, k, k] factors: new Q, the turn from the old one to it, and the order
+    in which the old columns went into it, by eigenvalue: [N, k]."""
     product = GG @ Q
     eigenvalues = (Q * product).sum(-2)                     # diag(Qᵀ GG Q)
     shift = SHIFT * torch.finfo(Q.dtype).eps * eigenvalues.amax(-1, keepdim=True)
     order = eigenvalues.argsort(dim=-1, descending=True, stable=True)
     product = (product + shift.unsqueeze(-1) * Q).take_along_dim(order.unsqueeze(-2), -1)
-    new = torch.linalg.qr(product).Q
-    never = (Q.abs() == torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)).all(-1).all(-1)
+    new = torch.where((shift > 0).unsqueeze(-1), torch.linalg.qr(product).Q, Q)     # a factor of 0 turns nothing
+    never = (Q.diagonal(dim1=-2, dim2=-1).abs() == 1).all(-1)       # the identity still: GG was always 0
     if never.any():
         new[never] = eigenbasis(GG[never])
-    return new, order
+    return new, torch.bmm(Q.mT, new), order
 
 
 def eigenbasis(GG: Tensor) -> Tensor:

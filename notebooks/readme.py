@@ -35,6 +35,20 @@ def results() -> str:
     return "\n".join(lines)
 
 
+def soap() -> str:
+    """What a step of SOAP costs, in steps of AdamW."""
+    record = json.loads((RESULTS / "bench" / "soap.json").read_text())
+    names = {"ours": "`dcae_lib.SOAP`", "pytorch_optimizer": "pytorch_optimizer", "heavyball": "heavyball, compiled"}
+    kinds = list(dict.fromkeys((row["model"], row["frequency"]) for row in record["rows"]))
+    times = {(row["model"], row["frequency"], row["implementation"]): row["times_adamw"] for row in record["rows"]}
+    lines = ["| one step, in steps of `torch.optim.AdamW` | " + " | ".join(
+        f"{model}, basis refreshed every {'step' if frequency == 1 else f'{frequency} steps'}" for model, frequency in kinds
+    ) + " |", "|---|" + "---|" * len(kinds)]
+    for implementation, name in names.items():
+        lines.append(f"| {name} | " + " | ".join(f"{times[*kind, implementation]:.1f}" for kind in kinds) + " |")
+    return "\n".join([*lines, "", f"CPU time on one thread ({record['processor']}), all of them in turns in one process."])
+
+
 def costs() -> str:
     """What the two commands and the layers of the tests cost."""
     cost = json.loads((RESULTS / "bench" / "costs.json").read_text())
@@ -52,7 +66,7 @@ def costs() -> str:
 
 def written(text: str) -> str:
     """The README with everything between its markers written anew."""
-    for name, section in (("results", results()), ("costs", costs())):
+    for name, section in (("results", results()), ("soap", soap()), ("costs", costs())):
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda m, s=section: f"{m[1]}{s}\n{m[2]}", text, flags=re.S)
     return text

@@ -507,16 +507,28 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(kind):
     assert distance(play(optimizer, gradients[5:]), play(twin, gradients[5:])) == 0
 
 
-def test_a_state_that_is_thrown_away_begins_anew():
+@pytest.mark.parametrize("how", ["cleared", "replaced"])
+def test_a_state_that_is_thrown_away_begins_anew(how):
     optimizer, gradients = new(SHAPES), noise(SHAPES, 20)
     play(optimizer, gradients[:5])
     fresh = SOAP([nn.Parameter(p.detach().clone()) for p in weights(optimizer)], lr=2e-3)
-    optimizer.state = defaultdict(dict)
+    if how == "cleared":
+        optimizer.state.clear()
+    else:
+        optimizer.state = defaultdict(dict)
     assert distance(play(optimizer, gradients[5:]), play(fresh, gradients[5:])) == 0
     assert len(optimizer.state) == len(SHAPES)
 
 
 # ---- the rest of an optimizer's life
+
+
+def test_a_step_under_autocast_is_as_exact_as_without():
+    optimizer, twin = new(SHAPES, dtype=torch.float32), new(SHAPES, dtype=torch.float32)
+    gradients = noise(SHAPES, 15, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = play(optimizer, gradients)
+    assert distance(seen, play(twin, gradients)) == 0
 
 
 def test_the_first_gradient_of_a_weight_makes_its_bases_and_moves_nothing():
