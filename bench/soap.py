@@ -37,10 +37,18 @@ def implementations() -> dict:
     return made
 
 
-def measure(model: str, frequency: int, rounds: int) -> dict[str, float]:
-    """Milliseconds of CPU time per step, by implementation: the median of rounds, ten steps of each in every round."""
+def now(device: str) -> float:
+    """Seconds: of CPU time on the CPU, where other work on the machine must not count; elsewhere when the device is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(model: str, frequency: int, rounds: int, device: str = "cpu") -> dict[str, float]:
+    """Milliseconds per step, by implementation: the median of rounds, ten steps of each in every round."""
     torch.manual_seed(0)
-    weights = list(MODELS[model]().parameters())
+    weights = list(MODELS[model]().to(device).parameters())
     gradients = [torch.randn_like(p) for p in weights]
     params = {name: [torch.nn.Parameter(p.detach().clone()) for p in weights] for name in implementations()}
     optimizers = {name: make(params[name], frequency) for name, make in implementations().items()}
@@ -51,9 +59,9 @@ def measure(model: str, frequency: int, rounds: int) -> dict[str, float]:
             for _ in range(10):                             # so many that each round holds one refresh at least
                 for p, g in zip(params[name], gradients):
                     p.grad = g                              # heavyball takes gradients away
-                start = time.process_time()
+                start = now(device)
                 optimizers[name].step()
-                seconds += time.process_time() - start
+                seconds += now(device) - start
             times[name].append(100 * seconds)               # milliseconds per step
     return {name: median(each[1:]) for name, each in times.items()}
 
@@ -62,16 +70,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="for the DCAE; a tenth of them for ResNet-18")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--device", default="cpu", help="cpu (CPU time, one thread), or cuda (wall time)")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
     keep_memory()
     torch.set_num_threads(1)
     rows = []
-    print(f"{processor()}, one thread; milliseconds of CPU time per step, and times AdamW:")
+    place = processor() if options.device == "cpu" else torch.cuda.get_device_name()
+    unit = "CPU time" if options.device == "cpu" else "wall time"
+    print(f"{place}, one thread; milliseconds of {unit} per step, and times AdamW:")
     for model in options.models:
         rounds = options.rounds if model == "DCAE" else -(-options.rounds // 10)
         for frequency in (10, 1):
-            times = measure(model, frequency, rounds)
+            times = measure(model, frequency, rounds, options.device)
             for name, each in times.items():
                 row = dict(
                     model=model, frequency=frequency, implementation=name, milliseconds=float(f"{each:.4g}"),
@@ -79,8 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
                 )
                 rows.append(row)
                 print(f"{model:10} refresh every {frequency:2}  {name:18} {each:10.2f} {row['times_adamw']:8.2f}×")
-    record = dict(unit="milliseconds of CPU time per step, median", rounds=options.rounds, threads=1,
-                  torch=torch.__version__, processor=processor(), rows=rows)
+    record = dict(unit=f"milliseconds of {unit} per step, median", rounds=options.rounds, threads=1,
+                  torch=torch.__version__, processor=place, rows=rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
 
