@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=40, help="for the DCAE; a tenth of them for ResNet-18")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--device", default="cpu", help="cpu (CPU time, one thread), or cuda (wall time)")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, help="default: results/bench/soap.json, for cuda soap_cuda.json")
     options = parser.parse_args(arguments)
     keep_memory()
     torch.set_num_threads(1)
@@ -92,8 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{model:10} refresh every {frequency:2}  {name:18} {each:10.2f} {row['times_adamw']:8.2f}×")
     record = dict(unit=f"milliseconds of {unit} per step, median", rounds=options.rounds, threads=1,
                   torch=torch.__version__, processor=place, rows=rows)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    out = options.out or (RESULT if options.device == "cpu" else RESULT.with_name("soap_cuda.json"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

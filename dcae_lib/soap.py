@@ -42,6 +42,7 @@ class SOAP(torch.optim.Optimizer):
     with a NaN or an infinity, or too large to square, raises FloatingPointError: on a CPU at once, before anything has
     changed; elsewhere, since looking makes the device wait, at the next refresh or when other weights get gradients,
     and until then such a gradient and those that come with it count as zero.
+    Vyas et al. 2024, arXiv 2409.11321, algorithm 3.
     """
 
     def __init__(
@@ -61,8 +62,8 @@ class SOAP(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.autocast(self.param_groups[0]["params"][0].device.type, enabled=False):
-            self._step()
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            self._step()                                    # as exact under autocast as without
         return loss
 
     def _step(self) -> None:
@@ -102,6 +103,7 @@ class SOAP(torch.optim.Optimizer):
         return self._bundles[k][1]
 
     def add_param_group(self, param_group: dict) -> None:
+        """Add weights with settings of their own. Bad ones raise ValueError or TypeError, and nothing is added."""
         super().add_param_group(param_group)
         try:
             check(self.param_groups[-1])
@@ -110,7 +112,10 @@ class SOAP(torch.optim.Optimizer):
             raise
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over what `state_dict()` gave, each number as precise as it was: the base class casts to the weight's."""
+        """Take over what `state_dict()` gave, each number as precise as it was: the base class casts to the weight's.
+
+        ValueError if it is not the state of a SOAP of these weights; then nothing has changed.
+        """
         if not all("precondition_frequency" in group for group in state_dict["param_groups"]):
             raise ValueError("this is not the state of a SOAP; make the optimizer that it belongs to")
         for group in state_dict["param_groups"]:
@@ -165,7 +170,8 @@ def new_state(p: Tensor, max_dim: int) -> dict[str, Tensor]:
 def fits(state: dict, p: Tensor) -> bool:
     """Whether `state` can be that of p: every tensor of the right shape, and a factor and its basis both or neither."""
     whole = new_state(p.to("meta"), max(p.shape, default=0))
-    names = {name for name in whole if name[0] not in "GQ" or {f"GG{name[-1]}", f"Q{name[-1]}"} & state.keys()}
+    sides = {name.strip("GQ") for name in state if name[0] in "GQ"}
+    names = {name for name in whole if name[0] not in "GQ" or name.strip("GQ") in sides}
     return state.keys() == names and all(state[name].shape == whole[name].shape for name in names)
 
 

@@ -83,7 +83,8 @@ def train(
 
     On a CPU, the same config and number of threads give the same weights, bit for bit. With `out`, the model and
     `history.json` are written there at the end. `splits` replaces config.dataset; `after_epoch` is handed the run
-    so far. Raises NonFiniteLoss within 50 steps of the first NaN or infinite loss.
+    so far. Raises NonFiniteLoss within 50 steps of the first loss that is NaN or infinite, and where SOAP meets such a
+    gradient.
     """
     device = best_device(config.device)
     splits = splits or load_images(config.dataset)
