@@ -1,9 +1,7 @@
 """How much faster each fused shortcut is than the chain of operations that defines it; one thread, one process."""
 
 import argparse
-import ctypes
 import json
-import platform
 import time
 from pathlib import Path
 from statistics import median
@@ -13,7 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dcae_lib import blocks
+from dcae_lib.provenance import processor
 from dcae_lib.shuffle import average_channels, channel_to_space, duplicate_channels, space_to_channel
+from dcae_lib.train import keep_memory
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "bench" / "shortcuts.json"
 
@@ -57,23 +57,6 @@ def measure(rounds: int, batch: int) -> dict[str, dict]:
         fused, chain = results[name]["fused"], results[name]["chain"]
         results[name]["chain_over_fused"] = {part: chain[part] / fused[part] for part in fused}
     return results
-
-
-def keep_memory() -> None:
-    """Have glibc keep what is freed: whether it goes back to the system is chance, and page faults are dear."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**30)                             # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**25)                             # M_MMAP_THRESHOLD, the greatest that it takes
-
-
-def processor() -> str:
-    """The processor's name in words."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,9 +10,10 @@ from statistics import median
 import torch
 import torchvision
 from pytorch_optimizer import SOAP as PytorchOptimizerSOAP
-from shortcuts import keep_memory, processor
 
 from dcae_lib import DCAE, SOAP
+from dcae_lib.provenance import processor
+from dcae_lib.train import keep_memory
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "bench" / "soap.json"
 MODELS = {"DCAE": DCAE, "ResNet-18": torchvision.models.resnet18}

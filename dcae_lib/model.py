@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
-from .resources import resource
+from .resources import resource, write_whole
 
 
 class Encoder(nn.Sequential):
@@ -95,13 +95,16 @@ class DCAE(nn.Module):
         """Reconstruct: pixels [B, 3, H, W] → pixels [B, 3, H, W]."""
         return self.decode(self.encode(x))
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `model.safetensors` and `config.json` into a folder, made if needed; returns the folder."""
+    def save_pretrained(self, folder: str | Path, **metadata: str) -> Path:
+        """Write `model.safetensors` and `config.json` into a folder, made if needed; returns the folder.
+
+        `metadata` goes into the header of the safetensors file. Each file is written whole or not at all.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
-        (folder / "model.safetensors").write_bytes(weights)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n")
+        weights = save({name: value.contiguous() for name, value in self.state_dict().items()}, metadata)
+        write_whole(folder / "model.safetensors", weights)
+        write_whole(folder / "config.json", (json.dumps(self.config, indent=1) + "\n").encode())
         return folder
 
     @classmethod

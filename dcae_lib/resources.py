@@ -1,5 +1,6 @@
-"""Where the files that belong to the package lie: in a clone, or inside an installed copy."""
+"""Where the files that belong to the package lie, and how a file is written so that none is ever half there."""
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -11,3 +12,17 @@ IN_CLONE = {"sample": "data/sample", "recorded": "results/full", "bench": "resul
 def resource(name: str) -> Path:
     """The folder of the embedded "sample", of the "recorded" 40-epoch run, or of what the scripts in bench/ measured."""
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / name
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that at every moment, even if the power fails, the old one or the new one is there, whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

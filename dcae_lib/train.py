@@ -1,25 +1,34 @@
 """The training loop, and the evaluation that scores what it made: `python -m dcae_lib.train --help`."""
 
 import argparse
+import ctypes
+import hashlib
 import json
 import math
-import os
 import platform
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from . import metrics
+from .checkpoint import TrainingState
 from .cifar10 import DataError
 from .data import ImageSet, Splits, batches, best_device, load_images, to_model
 from .model import DCAE
+from .provenance import provenance
+from .resources import write_whole
 from .soap import SOAP
 
 CHECK_EVERY = 50            # steps between two looks at the losses; each look waits for the device once
@@ -27,7 +36,7 @@ CHECK_EVERY = 50            # steps between two looks at the losses; each look w
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that a training run depends on but the machine and its threads. The learning rate rises over `warmup` and falls on a cosine to 0."""
+    """All that a training run depends on but the machine and its threads."""
 
     dataset: str = "sample"                 # what `load_images` takes
     epochs: int = 40
@@ -35,7 +44,11 @@ class TrainConfig:
     optimizer: str = "SOAP"                 # ours, or any name in torch.optim
     lr: float = 1e-2
     optimizer_args: dict = field(default_factory=dict)
-    warmup: float = 0.05                    # fraction of all steps
+    schedule: str = "cosine"                # after the warm-up: down to 0 on a "cosine", or "constant"
+    warmup: float = 0.05                    # fraction of all steps in which the learning rate rises
+    clip: float | None = None               # the norm to which a longer gradient is cut
+    average: float | None = None            # decay of a running mean of the weights, which replaces them in the end
+    precision: str = "float32"              # "bfloat16": autocast, where the processor has it
     model: dict = field(default_factory=dict)           # arguments of DCAE(...)
     seed: int = 0                           # of the initial weights, the order of the images and dropout
     device: str | None = None               # None: CUDA, else MPS, else CPU
@@ -45,7 +58,32 @@ class TrainConfig:
             raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
             raise ValueError(f"lr must be above 0 and warmup in [0, 1], got {self.lr} and {self.warmup}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be above 0, or None, got {self.clip}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"average must be between 0 and 1, or None, got {self.average}")
+        for name, allowed in (("schedule", ("cosine", "constant")), ("precision", ("float32", "bfloat16"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         optimizer_class(self.optimizer)
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> "TrainConfig":
+        """The config of a preset, "tuned" or "document", with changes. ValueError for another name."""
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+        return cls(**PRESETS[name] | changes)
+
+
+PRESETS = {
+    # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
+    "tuned": dict(),
+    # What the project's own document trained with; one channel per group is what its own run had.
+    "document": dict(
+        batch_size=512, lr=5e-4, optimizer_args=dict(betas=(0.95, 0.95), weight_decay=0.01, precondition_frequency=10),
+        schedule="constant", warmup=0.0, model=dict(dropout=0.01, stage_dropout=0.05, groups=32),
+    ),
+}
 
 
 def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
@@ -58,14 +96,19 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 @dataclass
 class Run:
-    """What a training run left: the model, a dict per epoch, and the test metrics of the last one."""
+    """What a training run left: the model, a dict per whole epoch, and where it was done."""
 
     config: TrainConfig
     model: DCAE
     history: list[dict]
+    sessions: list[dict]                    # where it was done, and by which code: one entry per start
+    interrupted: bool = False               # stopped by Ctrl-C before the end
 
     @property
     def metrics(self) -> dict[str, float]:
+        """The test metrics of the last epoch."""
+        if not self.history:
+            raise RuntimeError("no epoch of this run is complete: there are no metrics yet; evaluate(run.model, ...) makes some")
         return {name: self.history[-1][name] for name in ("l1", "l1_01", "psnr", "ssim")}
 
 
@@ -78,56 +121,82 @@ def train(
     out: str | Path | None = None,
     splits: Splits | None = None,
     after_epoch: Callable[[Run], None] | None = None,
+    save_every: float = 60.0,
 ) -> Run:
     """Train a DCAE with an L1 loss, pixels in [-1, 1], and evaluate it on the test images after every epoch.
 
-    On a CPU, the same config and number of threads give the same weights, bit for bit. With `out`, the model and
-    `history.json` are written there at the end. `splits` replaces config.dataset; `after_epoch` is handed the run
-    so far. Raises NonFiniteLoss within 50 steps of the first loss that is NaN or infinite, and where SOAP meets such a
-    gradient.
+    With `out`, the model, its card and `history.json` are written there at the end, and every `save_every` seconds a
+    checkpoint: the same call after a kill goes on from it, and on a CPU with as many threads ends with the same
+    weights, bit for bit. Ctrl-C, or a notebook's stop button, ends the step, writes a checkpoint and returns the run
+    so far. `splits` replaces config.dataset; `after_epoch` is handed the run after each epoch.
+
+    Raises NonFiniteLoss within 50 steps of the first loss that is NaN or infinite, and where SOAP meets such a
+    gradient; ValueError if `out` holds checkpoints of another training; CheckpointError if one cannot be written.
     """
     device = best_device(config.device)
     splits = splits or load_images(config.dataset)
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)        # a folder that cannot be made shows before the training
+    if device.type == "cpu":
+        keep_memory()
     images = splits.train.images.to(device)                 # uint8, all of them: a batch is an index
     test = splits.test.to(device)
     torch.manual_seed(config.seed)
     model = DCAE(**config.model).to(device)
     optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
+    order = torch.Generator().manual_seed(config.seed)
     steps_per_epoch = math.ceil(len(images) / config.batch_size)
     steps = config.epochs * steps_per_epoch
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps, config.warmup))
-    generator = torch.Generator().manual_seed(config.seed)
-    run = Run(config, model, [])
+    rate = learning_rate(config, steps)
+    run = Run(config, average.module if average else model, [], [])
+    modules = {"model": model} | ({"average": average} if average else {})
+    data = {part.name: part.sha256 for part in splits}
+    state = TrainingState(Path(out) / "checkpoints" if out else None, run, modules, optimizer, order, data)
+    state.restore()
+    step = len(run.history) * steps_per_epoch + len(state.losses)
+    run.sessions.append(dict(step=step, **provenance(device)))
 
-    with tqdm(total=steps, unit="step", desc="training") as bar:
-        for epoch in range(1, config.epochs + 1):
+    with interrupts() as interrupted, tqdm(total=steps, initial=step, unit="step", desc="training") as bar:
+        while len(run.history) < config.epochs:
             model.train()
-            losses = LossWatch(bar, config.batch_size, (epoch - 1) * steps_per_epoch)
-            start = time.perf_counter()
-            try:
-                for x in batches(images, config.batch_size, generator):     # float [B, 3, H, W] in [-1, 1], on the device
-                    loss = F.l1_loss(model(x), x)
-                    losses.append(loss)
-                    loss.backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    scheduler.step()
-            except FloatingPointError as error:             # SOAP may meet what is not finite before the next look
-                losses.look()
-                raise NonFiniteLoss(f"the loss is finite, but {error}; lower the learning rate") from error
+            state.order_at_start = order.get_state()
+            losses = LossWatch(state.losses, bar, config.batch_size, len(run.history) * steps_per_epoch)
+            start = time.perf_counter() - state.seconds
+            for x in islice(batches(images, config.batch_size, order), len(state.losses), None):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(step)
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    loss = F.l1_loss(model(x), x)           # x: float [B, 3, H, W] in [-1, 1], on the device
+                losses.append(loss)
+                loss.backward()
+                if config.clip:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                losses.guard(optimizer.step)
+                optimizer.zero_grad()
+                if average:
+                    average.update_parameters(model)
+                step += 1
+                if interrupted or state.due(save_every):
+                    losses.look()
+                    state.seconds = time.perf_counter() - start
+                    state.save(step)
+                if interrupted:
+                    run.interrupted = True
+                    return run
             train_l1, seconds = losses.mean(), time.perf_counter() - start
-            score = evaluate(model, test)
+            score = evaluate(run.model, test)
             run.history.append(
-                dict(epoch=epoch, train_l1=train_l1, **score, seconds=seconds, images_per_second=len(images) / seconds)
+                dict(epoch=len(run.history) + 1, train_l1=train_l1, **score,
+                     seconds=seconds, images_per_second=len(images) / seconds)
             )
+            state.losses.clear()
+            state.seconds = 0.0
             if after_epoch:
                 after_epoch(run)
     if not math.isfinite(run.metrics["l1"]):                # the last step broke the weights: no later loss shows it
         raise NonFiniteLoss(f"the test L1 is {run.metrics['l1']} after the last step; lower the learning rate")
     if out is not None:
-        save_run(run, splits, Path(out))
+        save_run(run, data, Path(out))
+        state.delete()
     return run
 
 
@@ -150,25 +219,26 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int = 500) -> dict[
     return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)
 
 
-def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """The factor on the learning rate at each step: linear up to 1 over the warm-up, then a cosine down to 0."""
-    rise = max(1, round(steps * warmup))
+def learning_rate(config: TrainConfig, steps: int) -> Callable[[int], float]:
+    """The learning rate at each step: linear up to `lr` over the warm-up, then on a cosine down to 0, or constant."""
+    rise = round(steps * config.warmup)
 
-    def factor(step: int) -> float:
+    def rate(step: int) -> float:
         if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+            return config.lr * (step + 1) / rise
+        if config.schedule == "constant":
+            return config.lr
+        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
-    return factor
+    return rate
 
 
 class LossWatch:
     """Losses of one epoch, kept on the device and read every 50 steps, so that no step waits for the device."""
 
-    def __init__(self, bar: tqdm, batch_size: int, before: int):
-        self.bar, self.batch_size, self.before = bar, batch_size, before        # steps before this epoch
+    def __init__(self, read: list[float], bar: tqdm, batch_size: int, before: int):
+        self.read, self.bar, self.batch_size, self.before = read, bar, batch_size, before   # steps before this epoch
         self.pending: list[Tensor] = []
-        self.read: list[float] = []
 
     def append(self, loss: Tensor) -> None:
         self.pending.append(loss.detach())
@@ -191,45 +261,113 @@ class LossWatch:
         rate = (self.bar.format_dict["rate"] or 0) * self.batch_size
         self.bar.set_postfix_str(f"L1 {sum(values) / len(values):.4f}, {rate:,.0f} images/s")
 
+    def guard(self, step: Callable[[], object]) -> None:
+        """Take an optimizer step, which may meet what is not finite before the next look does."""
+        try:
+            step()
+        except FloatingPointError as error:
+            self.look()
+            raise NonFiniteLoss(f"the loss is finite, but {error}; lower the learning rate") from error
+
     def mean(self) -> float:
         """Mean loss over the steps of the epoch."""
         self.look()
         return sum(self.read) / len(self.read)
 
 
-def save_run(run: Run, splits: Splits, out: Path) -> None:
-    """Write the model and `history.json`: config, hashes of the data, versions, and a dict per epoch."""
-    run.model.save_pretrained(out)
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """A list that Ctrl-C puts something into, instead of stopping in the middle of a step; the second one stops at once."""
+    seen: list[int] = []
+
+    def note(number, frame):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():       # others get no signals
+        yield seen
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed for the next step: giving it back and faulting it in anew is a fifth of the time."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**30)                             # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)                             # M_MMAP_THRESHOLD, the greatest that it takes
+
+
+def save_run(run: Run, data: dict[str, str], out: Path) -> None:
+    """Write the model, with its card, and `history.json`: config, hashes of the data, sessions, and a dict per epoch."""
     record = dict(
         config=asdict(run.config),
-        data={images.name: images.sha256 for images in splits},
-        versions=dict(python=platform.python_version(), torch=torch.__version__),
-        device=str(next(run.model.parameters()).device),
-        threads=torch.get_num_threads(),
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        data=data,
+        sessions=run.sessions,
         history=run.history,
     )
-    partial = out / "history.json.partial"
-    partial.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(partial, out / "history.json")
+    history = (json.dumps(record, indent=1) + "\n").encode()
+    write_whole(out / "history.json", history)
+    write_whole(out / "README.md", card(run, record["parameters"]).encode())
+    run.model.save_pretrained(out, history_sha256=hashlib.sha256(history).hexdigest())
+
+
+def card(run: Run, parameters: int) -> str:
+    """The model card: what the weights are, how to load them, how good they are, what not to expect."""
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
+    return f"""# A deep convolutional autoencoder (DCAE), {parameters:,} parameters
+
+Trained on {run.config.dataset} for {run.config.epochs} epochs by `python -m dcae_lib.train`; on its test images: {figures}
+(l1 on [-1, 1], l1_01 on [0, 1], psnr in dB; means over images).
+
+```python
+from dcae_lib import DCAE
+
+model = DCAE.from_pretrained("this folder")     # pixels in [-1, 1], [B, 3, H, W], sides multiples of {run.model.factor}
+latent = model.encode(x)
+```
+
+`model.safetensors` holds the weights, and in its header the SHA-256 of `history.json`; `config.json` the arguments of
+`DCAE(...)`; `history.json` every epoch, the settings, the data's hashes, versions, code revision and hardware.
+`python -m dcae_lib.verify FOLDER` evaluates the weights again and compares. Trained on small square images:
+expect less of large ones.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     default = TrainConfig()
-    parser = argparse.ArgumentParser(prog="python -m dcae_lib.train", description="Train a DCAE.")
-    parser.add_argument("--out", required=True, help="folder for the model and history.json")
-    parser.add_argument("--dataset", default=default.dataset, help='"sample", "cifar10" or a folder of images of one size')
-    parser.add_argument("--optimizer", default=default.optimizer, help="SOAP or a name in torch.optim (default: %(default)s)")
-    parser.add_argument("--device", help="cuda, mps or cpu; the best there is if not named")
+    parser = argparse.ArgumentParser(
+        prog="python -m dcae_lib.train",
+        description="Train a DCAE. The same command after a kill or Ctrl-C goes on where it stopped.",
+    )
+    parser.add_argument("--out", required=True, help="folder for the model, history.json and, until the end, checkpoints")
+    parser.add_argument("--preset", default="tuned", choices=PRESETS, help="what the options below change (default: %(default)s)")
+    for name, explanation in (
+        ("dataset", '"sample", "cifar10" or a folder of images of one size'),
+        ("optimizer", "SOAP or a name in torch.optim"),
+        ("precision", "float32 or bfloat16"),
+        ("device", "cuda, mps or cpu; the best there is if not named"),
+    ):
+        parser.add_argument(f"--{name}", help=explanation)
     for name in ("epochs", "batch_size", "lr", "warmup", "seed"):
-        value = getattr(default, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(getattr(default, name)))
+    parser.add_argument("--model", type=json.loads, help="""arguments of DCAE(...) as JSON, such as '{"shortcut": "pool"}'""")
     options = vars(parser.parse_args(arguments))
-    out = options.pop("out")
+    out, preset = options.pop("out"), options.pop("preset")
     try:
-        run = train(TrainConfig(**options), out)
-    except (DataError, NonFiniteLoss, OSError, ValueError) as error:
+        run = train(TrainConfig.preset(preset, **{name: value for name, value in options.items() if value is not None}), out)
+    except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    if run.interrupted:
+        print(f"interrupted in epoch {len(run.history) + 1}; the same command goes on from there", file=sys.stderr)
+        return 130
     print(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items()))
     return 0
 

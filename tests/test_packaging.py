@@ -17,7 +17,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = sorted((ROOT / "dcae_lib").glob("*.py"))
 
 # A module imports only from those that stand before it here; a new module gets its place in this list.
-ORDER = ["resources", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "train", "plots", "lesson"]
+ORDER = [
+    "resources", "provenance", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "checkpoint", "train", "verify",
+    "plots", "lesson",
+]
 
 # What conda-forge calls otherwise than PyPI does.
 PYPI_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}

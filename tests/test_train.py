@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dcae_lib import DCAE, SOAP, Splits, TrainConfig, evaluate, load_images, metrics, to_model, train
-from dcae_lib.train import NonFiniteLoss, main, warmup_cosine
+from dcae_lib.train import NonFiniteLoss, learning_rate, main
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +148,14 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_on_a_cosine_to_nothi
 
 
 @pytest.mark.parametrize("steps, warmup", [(1, 0.0), (1, 1.0), (7, 0.0), (7, 1.0), (100, 0.05)])
-def test_the_factor_on_the_learning_rate_is_above_0_at_every_step_and_reaches_1(steps, warmup):
-    factors = [warmup_cosine(steps, warmup)(step) for step in range(steps)]
-    assert all(0 < factor <= 1 for factor in factors) and max(factors) == 1
+def test_the_learning_rate_is_above_0_at_every_step_and_reaches_its_height(steps, warmup):
+    rates = [learning_rate(config(lr=0.3, warmup=warmup), steps)(step) for step in range(steps)]
+    assert all(0 < rate <= 0.3 for rate in rates) and max(rates) == 0.3
+
+
+def test_a_constant_learning_rate_stays_where_the_warm_up_left_it():
+    rate = learning_rate(config(lr=0.3, warmup=0.25, schedule="constant"), 8)
+    assert [rate(step) for step in range(8)] == [0.15] + 7 * [0.3]
 
 
 # ---- stops
@@ -309,14 +314,18 @@ def test_a_run_leaves_the_model_and_a_history_with_config_data_versions_and_ever
     assert epochs == [1, 2, 3]
 
     out = tmp_path / "new" / "run"
-    assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors", "history.json"}
+    assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors", "history.json", "README.md"}
     assert same_weights(DCAE.from_pretrained(out), run.model)
 
     record = json.loads((out / "history.json").read_text())
     assert record["config"] == json.loads(json.dumps(asdict(settings)))
     assert record["data"] == {"sample train": sample.train.sha256, "sample test": sample.test.sha256}
-    assert record["versions"] == dict(python=platform.python_version(), torch=torch.__version__)
-    assert record["device"] == "cpu" and record["threads"] == torch.get_num_threads()
+    assert record["parameters"] == sum(p.numel() for p in run.model.parameters())
+    (session,) = record["sessions"]
+    assert session["step"] == 0 and session["threads"] == torch.get_num_threads()
+    assert session["versions"]["python"] == platform.python_version()
+    assert session["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert session["hardware"] and re.match(r"[0-9a-f]{40}|dcae_lib |unknown", session["revision"])
     assert record["history"] == run.history
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert set(run.history[0]) == {

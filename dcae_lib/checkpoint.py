@@ -1,0 +1,172 @@
+"""Checkpoints that survive a kill: written whole or not at all, checked when read, never unpickled."""
+
+import hashlib
+import json
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from .resources import write_whole
+
+KEPT = 2                                                    # if the newest is damaged, there is one before it
+NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")     # the step, and the first half of the file's SHA-256
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; the message says why, and what is still there."""
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
+    """Write tensors and a record (what JSON can hold) as the checkpoint of a step; older ones but one are deleted.
+
+    The file's name carries the hash of its content. Raises CheckpointError if it cannot be written: then the
+    earlier checkpoints are still there.
+    """
+    # A copy each: safetensors refuses tensors that share a buffer, as those of SOAP's state do.
+    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    data = save(copies, metadata={"record": json.dumps(record)})
+    path = folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+        for old in checkpoints(folder)[KEPT:]:
+            old.unlink()
+    except OSError as error:
+        there = ", ".join(old.name for old in checkpoints(folder)) or "none"
+        raise CheckpointError(
+            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Whole "
+            f"checkpoints there: {there}. Make room or choose another folder; the same training goes on from the last one"
+        ) from error
+    return path
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
+    """Tensors and record of the newest checkpoint that is whole, or None if there is none.
+
+    A damaged one is named in a warning, set aside under another name, and the one before it is taken.
+    """
+    for path in checkpoints(folder):
+        if hashlib.sha256(path.read_bytes()).hexdigest()[:16] == NAME.fullmatch(path.name)[1]:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+                return tensors, json.loads(file.metadata()["record"])
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=4)
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first."""
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+class TrainingState:
+    """All that the rest of a training depends on, to and from the checkpoints in a folder; None: nothing is kept."""
+
+    def __init__(self, folder: Path | None, run, modules: dict[str, nn.Module], optimizer, order: torch.Generator, data: dict):
+        self.folder, self.run, self.modules, self.optimizer, self.order = folder, run, modules, optimizer, order
+        self.identity = json.loads(json.dumps(dict(config=asdict(run.config) | {"device": None}, data=data)))
+        self.losses: list[float] = []                       # of the steps of this epoch so far
+        self.seconds = 0.0                                  # that these took
+        self.order_at_start = order.get_state()             # of this epoch: the order of its images follows from it
+        self.saved = time.monotonic()
+        if folder:
+            folder.parent.mkdir(parents=True, exist_ok=True)        # one that cannot be made shows before the training
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.run.model.parameters()).device
+
+    def due(self, every: float) -> bool:
+        """Whether the last checkpoint is older than that many seconds."""
+        return self.folder is not None and time.monotonic() - self.saved > every
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step. Raises CheckpointError."""
+        if self.folder is None:
+            return
+        tensors = _pack(self.modules, self.optimizer, self.device) | {"order": self.order_at_start}
+        progress = dict(history=self.run.history, sessions=self.run.sessions, losses=self.losses, seconds=self.seconds)
+        save_checkpoint(self.folder, step, tensors, self.identity | progress)
+        self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one. Raises ValueError if it is of another training."""
+        if not self.folder:
+            return
+        for left in self.folder.glob("*.partial"):          # by a kill in the middle of a write
+            left.unlink()
+        found = load_checkpoint(self.folder)
+        if not found:
+            return
+        tensors, record = found
+        changes = list(_changes(self.identity, {name: record[name] for name in self.identity}))
+        if changes:
+            raise ValueError(
+                f"{self.folder} holds checkpoints of another training ({'; '.join(changes)}). "
+                "Write to another folder, or delete this one to begin anew"
+            )
+        _unpack(tensors, self.modules, self.optimizer, self.device)
+        self.order.set_state(tensors["order"])
+        self.order_at_start = tensors["order"]
+        self.losses[:], self.seconds = record["losses"], record["seconds"]
+        self.run.history[:], self.run.sessions[:] = record["history"], record["sessions"]
+
+    def delete(self) -> None:
+        """Delete the checkpoints: the training is done, and what it made is written."""
+        if self.folder and self.folder.is_dir():
+            for path in checkpoints(self.folder):
+                path.unlink()
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+
+def _pack(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Tensor]:
+    """Weights, optimizer state and the states of torch's random number generators, as one flat dict of tensors."""
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{i}/{key}": torch.as_tensor(value) for key, value in state.items() if value is not None}
+    tensors["random/cpu"] = torch.get_rng_state()
+    if device.type != "cpu":
+        tensors["random/device"] = torch.get_device_module(device).get_rng_state()
+    return tensors
+
+
+def _unpack(
+    tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, device: torch.device
+) -> None:
+    """Put back what `_pack` took, into the same modules and an optimizer with the same settings."""
+    for name, module in modules.items():
+        module.load_state_dict(_under(tensors, name))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimizer").items():
+        i, key = name.split("/", 1)
+        state.setdefault(int(i), {})[key] = value
+    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
+    torch.set_rng_state(tensors["random/cpu"])
+    if device.type != "cpu" and "random/device" in tensors:
+        torch.get_device_module(device).set_rng_state(tensors["random/device"])
+
+
+def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _changes(now: dict, before: dict) -> Iterator[str]:
+    """What two nested dicts of settings differ in, in words."""
+    for name in dict.fromkeys([*now, *before]):
+        new, old = now.get(name), before.get(name)
+        if isinstance(new, dict) and isinstance(old, dict):
+            yield from _changes(new, old)
+        elif new != old:
+            yield f"{name} was {old}, is {new}"

@@ -1,0 +1,61 @@
+"""Hold trained weights against their record: `python -m dcae_lib.verify [FOLDER]`."""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from .cifar10 import DataError
+from .data import best_device, load_images
+from .model import DCAE
+from .resources import resource
+from .train import evaluate
+
+TOLERANCE = 1e-4            # in each metric's own unit: what another processor may round otherwise
+
+
+def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, float]]:
+    """Evaluate the weights in a folder on the test images that its history names: {metric: (recorded, found)}.
+
+    Raises ValueError if the weights were saved with another history, if the data are others, or if a metric
+    differs by more than 1e-4.
+    """
+    history = (folder / "history.json").read_bytes()
+    model = DCAE.from_pretrained(folder).to(best_device(device))
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        written_with = (file.metadata() or {}).get("history_sha256")
+    if written_with != hashlib.sha256(history).hexdigest():
+        raise ValueError(f"the weights in {folder} were not saved with the history.json that lies beside them")
+    record = json.loads(history)
+    test = load_images(record["config"]["dataset"]).test
+    if record["data"].get(test.name) != test.sha256:
+        raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {record['data'].get(test.name)}")
+    found = evaluate(model, test)
+    scores = {name: (record["history"][-1][name], value) for name, value in found.items()}
+    if any(not abs(recorded - value) <= TOLERANCE for recorded, value in scores.values()):
+        raise ValueError(f"the weights in {folder} do not give what is recorded:\n{table(scores)}")
+    return scores
+
+
+def table(scores: dict[str, tuple[float, float]]) -> str:
+    return "\n".join(f"{name:6} recorded {recorded:.6f}, found {value:.6f}" for name, (recorded, value) in scores.items())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m dcae_lib.verify", description=__doc__.split(":")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=resource("recorded"), help="default: the recorded run")
+    parser.add_argument("--device", help="cuda, mps or cpu; the best there is if not named")
+    options = parser.parse_args(arguments)
+    try:
+        print(table(verify(options.folder, options.device)))
+    except (DataError, KeyError, OSError, SafetensorError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
