@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
+os.environ["TQDM_DISABLE"] = "1"                            # of the runs, read when tqdm is imported: one bar is enough
+
 import torch
 from tqdm import tqdm
 
@@ -50,6 +52,16 @@ CHANGES = [
     dict(model=dict(dropout=0.01)),
     dict(model=dict(zero_init=False)),
     dict(model=dict(channels=(8, 32))),
+    # what came out above the base, together
+    dict(model=dict(shortcut="pool"), seed=1),
+    dict(model=dict(shortcut="pool"), optimizer_args=dict(weight_decay=0.1)),
+    dict(model=dict(shortcut="pool", groups=2), optimizer_args=dict(weight_decay=0.1)),
+    dict(model=dict(shortcut="none"), optimizer_args=dict(weight_decay=0.1)),
+    dict(model=dict(shortcut="pool"), optimizer_args=dict(weight_decay=0.1), batch_size=16),
+    # what the base may have treated unfairly
+    dict(average=0.99),
+    dict(optimizer="AdamW", lr=2e-3),
+    dict(optimizer="AdamW", lr=1.6e-2),
 ]
 
 
@@ -77,9 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--first", type=int, help="only that many of the changes")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    os.environ["TQDM_DISABLE"] = "1"                        # of the runs: one bar is enough
-    key = dict(base=BASE, epochs=options.epochs, images=options.images)
-    key = json.loads(json.dumps(key))
+    key = json.loads(json.dumps(dict(base=BASE, epochs=options.epochs, images=options.images)))
     record = json.loads(options.out.read_text()) if options.out.exists() else {}
     rows = record["rows"] if {name: record.get(name) for name in key} == key else []
     done = [row["change"] for row in rows]

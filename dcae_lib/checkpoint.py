@@ -83,10 +83,6 @@ class TrainingState:
         if folder:
             folder.parent.mkdir(parents=True, exist_ok=True)        # one that cannot be made shows before the training
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.run.model.parameters()).device
-
     def due(self, every: float) -> bool:
         """Whether the last checkpoint is older than that many seconds."""
         return self.folder is not None and time.monotonic() - self.saved > every
@@ -95,7 +91,7 @@ class TrainingState:
         """Write the checkpoint of a step. Raises CheckpointError."""
         if self.folder is None:
             return
-        tensors = _pack(self.modules, self.optimizer, self.device) | {"order": self.order_at_start}
+        tensors = _pack(self.modules, self.optimizer, self.run.device) | {"order": self.order_at_start}
         progress = dict(history=self.run.history, sessions=self.run.sessions, losses=self.losses, seconds=self.seconds)
         save_checkpoint(self.folder, step, tensors, self.identity | progress)
         self.saved = time.monotonic()
@@ -116,7 +112,7 @@ class TrainingState:
                 f"{self.folder} holds checkpoints of another training ({'; '.join(changes)}). "
                 "Write to another folder, or delete this one to begin anew"
             )
-        _unpack(tensors, self.modules, self.optimizer, self.device)
+        _unpack(tensors, self.modules, self.optimizer, self.run.device)
         self.order.set_state(tensors["order"])
         self.order_at_start = tensors["order"]
         self.losses[:], self.seconds = record["losses"], record["seconds"]
@@ -138,7 +134,7 @@ def _pack(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, devic
         tensors |= {f"optimizer/{i}/{key}": torch.as_tensor(value) for key, value in state.items() if value is not None}
     tensors["random/cpu"] = torch.get_rng_state()
     if device.type != "cpu":
-        tensors["random/device"] = torch.get_device_module(device).get_rng_state()
+        tensors["random/device"] = getattr(torch, device.type).get_rng_state()
     return tensors
 
 
@@ -155,7 +151,7 @@ def _unpack(
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
     torch.set_rng_state(tensors["random/cpu"])
     if device.type != "cpu" and "random/device" in tensors:
-        torch.get_device_module(device).set_rng_state(tensors["random/device"])
+        getattr(torch, device.type).set_rng_state(tensors["random/device"])
 
 
 def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

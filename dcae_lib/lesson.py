@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.io import read_image
 
 from .plots import use_style
 from .resources import CLONE, resource
@@ -48,9 +50,25 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
     return Lesson(name, profile, PROFILES[profile], folder)
 
 
+def measured(name: str, where: str = "bench") -> dict:
+    """What `<name>.json` holds: written by a script in bench/, or ("recorded") by a notebook in its full profile."""
+    return json.loads((resource(where) / f"{name}.json").read_text())
+
+
 def recorded_run() -> dict:
     """The `history.json` of the recorded 40-epoch run on CIFAR-10, whose weights `DCAE.from_pretrained()` loads."""
-    return json.loads((resource("recorded") / "history.json").read_text())
+    return measured("history", "recorded")
+
+
+def recorded_runs() -> dict[str, dict]:
+    """{name: history.json} of the other runs on CIFAR-10, which bench/runs.py made."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(resource("runs").glob("*/history.json"))}
+
+
+def recorded_pictures() -> dict[int, Tensor]:
+    """{epoch: uint8 [10, 3, 32, 32]}: test images as the recorded run gave them back; 0: the originals."""
+    paths = sorted((resource("recorded") / "epochs").glob("*.png"))
+    return {int(path.stem): torch.stack(read_image(str(path)).split(32, dim=2)) for path in paths}
 
 
 def say(text: str, value: float, low: float, high: float) -> None:

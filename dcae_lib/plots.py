@@ -1,5 +1,7 @@
 """Figures in one style: the original left or above, the result right or below, pixels never smoothed."""
 
+from collections.abc import Callable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import to_uint8
+from .train import Run
 
 WIDTH = 8.0                                                 # inches, of every figure
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -73,6 +76,28 @@ def image_rows(rows: dict[str, Tensor], titles: list[str] | None = None) -> Figu
     for ax, title in zip(axes[0], titles or []):
         ax.set_title(title)
     return fig
+
+
+def live_curve(place, line: float, label: str) -> Callable[[Run], None]:
+    """An `after_epoch` that draws the PSNR on the test images while a run goes on, and when it passes a line (dB).
+
+    `place` is where: what `IPython.display.display(display_id=True)` returned.
+    """
+
+    def draw(run: Run) -> None:
+        psnr = [row["psnr"] for row in run.history]
+        fig, ax = plt.subplots()
+        ax.plot(range(1, len(psnr) + 1), psnr, marker="o", label=f"epoch {len(psnr)}: {psnr[-1]:.2f} dB")
+        ax.axhline(line, color=GREY, linestyle=":", label=f"{label}: {line:.2f} dB")
+        passed = next((epoch for epoch, value in enumerate(psnr, 1) if value > line), None)
+        if passed:
+            ax.annotate(f"passed in epoch {passed}", (passed, psnr[passed - 1]), (8, -24), textcoords="offset points")
+        ax.set(xlabel="epoch", ylabel="PSNR on test images, dB", xlim=(0.5, run.config.epochs + 0.5))
+        ax.legend(loc="lower right")
+        place.update(fig)
+        plt.close(fig)
+
+    return draw
 
 
 def error_maps(y: Tensor, x: Tensor, gain: float = 4.0) -> Tensor:

@@ -6,11 +6,12 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 CLONE = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 
-IN_CLONE = {"sample": "data/sample", "recorded": "results/full", "bench": "results/bench"}   # packed into a wheel by pyproject.toml
+# Packed into a wheel by pyproject.toml, each as a folder of that name.
+IN_CLONE = {"sample": "data/sample", "recorded": "results/full", "runs": "results/runs", "bench": "results/bench"}
 
 
 def resource(name: str) -> Path:
-    """The folder of the embedded "sample", of the "recorded" 40-epoch run, or of what the scripts in bench/ measured."""
+    """The folder of the embedded "sample", of the "recorded" 40-epoch run, of the other "runs", or of what bench/ measured."""
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / name
 
 

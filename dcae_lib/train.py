@@ -20,18 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.io import write_png
 from tqdm.auto import tqdm
 
 from . import metrics
 from .checkpoint import TrainingState
 from .cifar10 import DataError
-from .data import ImageSet, Splits, batches, best_device, load_images, to_model
+from .data import ImageSet, Splits, batches, best_device, load_images, to_model, to_uint8
 from .model import DCAE
 from .provenance import provenance
 from .resources import write_whole
 from .soap import SOAP
 
 CHECK_EVERY = 50            # steps between two looks at the losses; each look waits for the device once
+EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class TrainConfig:
 
 PRESETS = {
     # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
-    "tuned": dict(),
+    "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1)),
     # What the project's own document trained with; one channel per group is what its own run had.
     "document": dict(
         batch_size=512, lr=5e-4, optimizer_args=dict(betas=(0.95, 0.95), weight_decay=0.01, precondition_frequency=10),
@@ -103,6 +105,10 @@ class Run:
     history: list[dict]
     sessions: list[dict]                    # where it was done, and by which code: one entry per start
     interrupted: bool = False               # stopped by Ctrl-C before the end
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -303,6 +309,27 @@ def keep_memory() -> None:
         libc.mallopt(-3, 2**25)                             # M_MMAP_THRESHOLD, the greatest that it takes
 
 
+def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[[Run], None]:
+    """An `after_epoch` that writes the first test images as the network gives them back into `<out>/epochs/<epoch>.png`.
+
+    One row of pictures per file, the originals in `00.png`. Of all epochs, those in EPOCHS_SHOWN and the last.
+    """
+    folder, originals = Path(out) / "epochs", test.images[:count]
+
+    def write(name: str, pictures: Tensor) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_png(torch.cat(list(pictures), dim=2), str(folder / f"{name}.png"))            # [3, H, count·W]
+
+    @torch.no_grad()
+    def keep(run: Run) -> None:
+        epoch = len(run.history)
+        if epoch in (*EPOCHS_SHOWN, run.config.epochs):
+            write("00", originals)
+            write(f"{epoch:02d}", to_uint8(run.model.eval()(to_model(originals).to(run.device))).cpu())
+
+    return keep
+
+
 def save_run(run: Run, data: dict[str, str], out: Path) -> None:
     """Write the model, with its card, and `history.json`: config, hashes of the data, sessions, and a dict per epoch."""
     record = dict(
@@ -361,7 +388,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     out, preset = options.pop("out"), options.pop("preset")
     try:
-        run = train(TrainConfig.preset(preset, **{name: value for name, value in options.items() if value is not None}), out)
+        config = TrainConfig.preset(preset, **{name: value for name, value in options.items() if value is not None})
+        splits = load_images(config.dataset)
+        run = train(config, out, splits, keep_pictures(out, splits.test))
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,0 +1,76 @@
+"""The recorded runs on all of CIFAR-10: both presets, three seeds, and what each choice is worth after ten epochs.
+
+`python bench/runs.py` trains what is not there yet, as many at a time as there are processors, each on one thread, into results/full and
+results/runs/<name>; a run that was stopped goes on. Hours without a GPU.
+"""
+
+import argparse
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from dcae_lib import TrainConfig, load_images, train
+from dcae_lib.train import PRESETS, keep_pictures
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+TUNED = PRESETS["tuned"]["model"]
+ADAMW = dict(optimizer="AdamW", lr=8e-3)                    # the best of the rates in the sweep
+SHORT = dict(epochs=10)
+
+# name: (preset, changes); "full" goes to results/full, where the package looks for its weights.
+RUNS = {
+    "full": ("tuned", {}),
+    "document": ("document", {}),
+    "ablation-tuned": ("tuned", SHORT),
+    "ablation-adamw": ("tuned", SHORT | ADAMW),
+    "ablation-direct": ("tuned", SHORT | dict(model=TUNED | dict(shortcut="direct"))),
+    "ablation-none": ("tuned", SHORT | dict(model=TUNED | dict(shortcut="none"))),
+    "ablation-dropout-0.01": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.01))),
+    "ablation-dropout-0.05": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.05))),
+    "ablation-no-zero-init": ("tuned", SHORT | dict(model=TUNED | dict(zero_init=False))),
+    "ablation-groups-8": ("tuned", SHORT | dict(model=TUNED | dict(groups=8))),
+    "ablation-bfloat16": ("tuned", SHORT | dict(precision="bfloat16")),
+    "seed-1": ("tuned", dict(seed=1)),
+    "seed-2": ("tuned", dict(seed=2)),
+}
+
+
+def folder(name: str) -> Path:
+    return RESULTS / "full" if name == "full" else RESULTS / "runs" / name
+
+
+def config(name: str) -> TrainConfig:
+    preset, changes = RUNS[name]
+    return TrainConfig.preset(preset, dataset="cifar10", **changes)
+
+
+def recorded(name: str) -> bool:
+    """Whether the run is there, made with these settings."""
+    history = folder(name) / "history.json"
+    settings = json.loads(json.dumps(asdict(config(name))))
+    return history.exists() and json.loads(history.read_text())["config"] == settings
+
+
+def do(name: str) -> str:
+    torch.set_num_threads(1)
+    splits = load_images("cifar10")
+    run = train(config(name), folder(name), splits, keep_pictures(folder(name), splits.test))
+    return f"{name}: {run.metrics['psnr']:.2f} dB, L1 {run.metrics['l1']:.4f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; without any, those that are not there")
+    options = parser.parse_args(arguments)
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        todo = options.names or [name for name in RUNS if not recorded(name)]
+        for line in pool.map(do, todo):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""How fast we train beside the loop that a reader would write first; in turns, in one process.
+
+`python bench/train.py` needs CIFAR-10 and writes results/bench/train.json; --device cuda writes train-cuda.json.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from itertools import chain, repeat
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from pytorch_optimizer import SOAP as PytorchOptimizerSOAP
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import CIFAR10
+
+from dcae_lib import DCAE, Splits, TrainConfig, load_images, train
+from dcae_lib.provenance import provenance
+from dcae_lib.resources import write_whole
+from dcae_lib.train import keep_memory
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
+
+
+def torchvision_cifar10(images) -> CIFAR10:
+    """torchvision's own data set, filled with the arrays that we have: its host need not answer."""
+    dataset = CIFAR10.__new__(CIFAR10)
+    dataset.data = images.images.permute(0, 2, 3, 1).contiguous().numpy()
+    dataset.targets = images.labels.tolist()
+    dataset.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+    dataset.target_transform = None
+    return dataset
+
+
+class Reader:
+    """The loop that a reader would write first: DataLoader, two workers, float32, eager, pytorch_optimizer's SOAP."""
+
+    def __init__(self, images, config: TrainConfig, threads: int):
+        loader = DataLoader(torchvision_cifar10(images), config.batch_size, shuffle=True, num_workers=2, drop_last=True)
+        self.batches = chain.from_iterable(repeat(loader))
+        self.model = DCAE(**config.model).to(config.device)
+        self.optimizer = PytorchOptimizerSOAP(self.model.parameters(), lr=config.lr)
+        self.config, self.threads = config, threads
+
+    def images_per_second(self, steps: int) -> float:
+        torch.set_num_threads(self.threads)
+        start = time.perf_counter()
+        for _ in range(steps):
+            x = next(self.batches)[0].to(self.config.device)
+            self.optimizer.zero_grad()
+            loss = F.l1_loss(self.model(x), x)
+            loss.backward()
+            self.optimizer.step()
+        loss.item()                                         # waits for the device
+        return steps * self.config.batch_size / (time.perf_counter() - start)
+
+
+class Ours:
+    """`dcae_lib.train`, as it is: one epoch over so many images."""
+
+    def __init__(self, splits: Splits, config: TrainConfig, threads: int):
+        self.splits, self.config, self.threads = splits, config, threads
+
+    def images_per_second(self, steps: int) -> float:
+        torch.set_num_threads(self.threads)
+        images = self.splits.train.images[: steps * self.config.batch_size]
+        test = replace(self.splits.test, images=self.splits.test.images[:10])
+        splits = Splits(replace(self.splits.train, images=images, labels=None), test)
+        return train(replace(self.config, epochs=1), splits=splits).history[0]["images_per_second"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=100, help="of each loop in each round")
+    parser.add_argument("--dataset", default="cifar10", help='or "sample"')
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    keep_memory()                                           # the reader's loop has it too: one process
+    splits = load_images(options.dataset)
+    config = TrainConfig.preset("tuned", device=options.device)
+    cores = os.cpu_count()
+    loops = {f"reader, {n} threads": Reader(splits.train, config, n) for n in sorted({1, cores})}
+    for precision in ("float32", "bfloat16"):
+        loops[f"ours, {precision}"] = Ours(splits, replace(config, precision=precision), cores)
+    speeds = {name: [] for name in loops}
+    for _ in range(options.rounds):
+        for name, loop in loops.items():
+            speeds[name].append(loop.images_per_second(options.steps))
+    speeds = {name: median(values) for name, values in speeds.items()}
+    best = max(value for name, value in speeds.items() if name.startswith("reader"))
+    rows = [dict(loop=name, images_per_second=round(value), times_reader=round(value / best, 2)) for name, value in speeds.items()]
+    record = dict(
+        batch=config.batch_size, model=config.model, rounds=options.rounds, steps=options.steps, cores=cores,
+        **provenance(torch.device(options.device)), rows=rows,
+    )
+    default = RESULTS / ("train.json" if options.device == "cpu" else f"train-{options.device}.json")
+    write_whole(options.out or default, (json.dumps(record, indent=1) + "\n").encode())
+    for row in rows:
+        print(f"{row['loop']:20} {row['images_per_second']:7,d} images/s  {row['times_reader']:5.2f}× the reader's better one")
+
+
+if __name__ == "__main__":
+    main()
