@@ -23,6 +23,9 @@ results-full: $(READY)  ## the same on CIFAR-10 with 40 epochs, into results/ful
 	$(BIN)/python notebooks/run_all.py --profile full
 	$(BIN)/python notebooks/readme.py
 
+verify: $(READY)  ## evaluate the shipped weights on CIFAR-10 and hold them against their record
+	$(BIN)/python -m dcae_lib.verify
+
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
@@ -35,12 +38,16 @@ lint: $(READY)  ## ruff over the package, the tests and the notebooks
 notebooks: $(READY)  ## execute all notebooks and store their outputs in place
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
 
-bench: $(READY)  ## measure (downloads CIFAR-10, runs all tests), and write results/bench/*.json
+runs: $(READY)   ## train the recorded runs that are not there, both presets, seeds and ablations (many hours without a GPU)
+	$(BIN)/python bench/runs.py
+	$(BIN)/python notebooks/readme.py
+
+bench: $(READY)  ## measure speeds and costs (downloads CIFAR-10, runs all tests), and write results/bench/*.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
-	for script in bench/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in shortcuts soap train costs; do $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
 	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist
 	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help install results results-full lab test lint notebooks bench clean
+.PHONY: help install results results-full verify lab test lint notebooks runs bench clean

@@ -28,7 +28,7 @@ RUNS = {
     "ablation-tuned": ("tuned", SHORT),
     "ablation-adamw": ("tuned", SHORT | ADAMW),
     "ablation-direct": ("tuned", SHORT | dict(model=TUNED | dict(shortcut="direct"))),
-    "ablation-none": ("tuned", SHORT | dict(model=TUNED | dict(shortcut="none"))),
+    "ablation-no-shortcut": ("tuned", SHORT | dict(model=TUNED | dict(shortcut="none"))),
     "ablation-dropout-0.01": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.01))),
     "ablation-dropout-0.05": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.05))),
     "ablation-no-zero-init": ("tuned", SHORT | dict(model=TUNED | dict(zero_init=False))),

@@ -70,10 +70,10 @@ def part(images, count: int):
     return replace(images, images=images.images[:count].clone(), labels=None)
 
 
-def run(change: dict, epochs: int, images: int) -> dict:
+def run(change: dict, dataset: str, epochs: int, images: int) -> dict:
     """Train the base with a change, on one thread; a row of the table."""
     torch.set_num_threads(1)
-    splits = load_images("cifar10")
+    splits = load_images(dataset)
     splits = Splits(part(splits.train, images), part(splits.test, images // 5))
     model = BASE["model"] | change.get("model", {})
     config = TrainConfig(**BASE | dict(epochs=epochs, device="cpu") | change | dict(model=model))
@@ -84,18 +84,19 @@ def run(change: dict, epochs: int, images: int) -> dict:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="cifar10", help='or "sample"')
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--images", type=int, default=10_000, help="of the training set; a fifth as many to test on")
     parser.add_argument("--first", type=int, help="only that many of the changes")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    key = json.loads(json.dumps(dict(base=BASE, epochs=options.epochs, images=options.images)))
+    key = json.loads(json.dumps(dict(base=BASE, dataset=options.dataset, epochs=options.epochs, images=options.images)))
     record = json.loads(options.out.read_text()) if options.out.exists() else {}
     rows = record["rows"] if {name: record.get(name) for name in key} == key else []
     done = [row["change"] for row in rows]
     todo = [change for change in CHANGES[: options.first] if json.loads(json.dumps(change)) not in done]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(run, change, options.epochs, options.images) for change in todo]
+        jobs = [pool.submit(run, change, options.dataset, options.epochs, options.images) for change in todo]
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="run", disable=False):
             rows.append(job.result())
             record = key | dict(**provenance(torch.device("cpu")), rows=rows)

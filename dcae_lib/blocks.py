@@ -188,8 +188,7 @@ class UpBlock(_Resample):
     """Two transposed units of stride 2 plus the shortcut: [B, i, H, W] → [B, o, 4·H, 4·W].
 
     shortcut, zero_init: as in `DownBlock`; kernel: 2, 3 or 4, of the transposed convolutions. 4 is the smallest
-    whose stamps overlap and still cover every pixel equally (notebook 02). Two seeds of three short epochs
-    (bench/up_kernel.py) put it a little behind the others, by no more than what seeds differ: no verdict yet.
+    whose stamps overlap and still cover every pixel equally (notebook 02), and the best in the sweep of bench/sweep.py.
     DC-AE, arXiv 2410.10733, section 3.2; the project's own document, "Up block".
     """
 
