@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(job.result())
             record = key | dict(**provenance(torch.device("cpu")), rows=rows)
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(options.out, (json.dumps(record, indent=1) + "\n").encode())
+            write_whole({options.out: (json.dumps(record, indent=1) + "\n").encode()})
     for row in sorted(rows, key=lambda row: -row["psnr"]):
         print(f"{row['psnr']:6.2f} dB  L1 {row['l1']:.4f}  {row['images_per_second']:5.0f} images/s  {row['change'] or 'base'}")
 

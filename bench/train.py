@@ -1,6 +1,7 @@
-"""How fast we train beside the loop that a reader would write first; in turns, in one process.
+"""How fast we train beside the loop that a reader would write first; in turns, in one run.
 
-`python bench/train.py` needs CIFAR-10 and writes results/bench/train.json; --device cuda writes train-cuda.json.
+Each loop has a process of its own, since ours sets its process's memory allocator up and the reader's does not; the
+reader's is timed with that setting as well. `python bench/train.py` needs CIFAR-10 and writes results/bench/train.json; --device cuda writes train-cuda.json.
 """
 
 import argparse
@@ -9,8 +10,12 @@ import os
 import time
 from dataclasses import replace
 from itertools import chain, repeat
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+
+os.environ["TQDM_DISABLE"] = "1"                            # read when tqdm is imported: many short trainings follow
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +25,9 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
 from dcae_lib import DCAE, Splits, TrainConfig, load_images, train
+from dcae_lib.process import keep_memory
 from dcae_lib.provenance import provenance
 from dcae_lib.resources import write_whole
-from dcae_lib.train import keep_memory
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 
@@ -74,6 +79,16 @@ class Ours:
         return train(replace(self.config, epochs=1), splits=splits).history[0]["images_per_second"]
 
 
+def serve(connection: Connection, reader: bool, keeps_memory: bool, config: TrainConfig, threads: int) -> None:
+    """Build a loop, and time so many of its steps as often as asked."""
+    splits = load_images(config.dataset)
+    if keeps_memory:
+        keep_memory()
+    loop = Reader(splits.train, config, threads) if reader else Ours(splits, config, threads)
+    while steps := connection.recv():
+        connection.send(loop.images_per_second(steps))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -82,28 +97,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    keep_memory()                                           # the reader's loop has it too: one process
-    splits = load_images(options.dataset)
-    config = TrainConfig.preset("tuned", device=options.device)
+    config = TrainConfig.preset("tuned", dataset=options.dataset, device=options.device)
     cores = os.cpu_count()
-    loops = {f"reader, {n} threads": Reader(splits.train, config, n) for n in sorted({1, cores})}
-    for precision in ("float32", "bfloat16"):
-        loops[f"ours, {precision}"] = Ours(splits, replace(config, precision=precision), cores)
-    speeds = {name: [] for name in loops}
+    loops = {f"reader, threads: {threads}": (True, False, config, threads) for threads in sorted({1, cores})}
+    loops["reader, keeping memory"] = (True, True, config, cores)
+    loops |= {f"ours, {name}": (False, True, replace(config, precision=name), cores) for name in ("float32", "bfloat16")}
+    connections, speeds = {}, {name: [] for name in loops}
+    for name, what in loops.items():
+        connections[name], theirs = (context := get_context("spawn")).Pipe()
+        context.Process(target=serve, args=(theirs, *what)).start()
     for _ in range(options.rounds):
-        for name, loop in loops.items():
-            speeds[name].append(loop.images_per_second(options.steps))
+        for name, connection in connections.items():
+            connection.send(options.steps)
+            speeds[name].append(connection.recv())
+    for connection in connections.values():
+        connection.send(0)
     speeds = {name: median(values) for name, values in speeds.items()}
-    best = max(value for name, value in speeds.items() if name.startswith("reader"))
+    best = max(value for name, value in speeds.items() if name.startswith("reader, threads"))
     rows = [dict(loop=name, images_per_second=round(value), times_reader=round(value / best, 2)) for name, value in speeds.items()]
     record = dict(
         batch=config.batch_size, model=config.model, rounds=options.rounds, steps=options.steps, cores=cores,
         **provenance(torch.device(options.device)), rows=rows,
     )
     default = RESULTS / ("train.json" if options.device == "cpu" else f"train-{options.device}.json")
-    write_whole(options.out or default, (json.dumps(record, indent=1) + "\n").encode())
+    write_whole({options.out or default: (json.dumps(record, indent=1) + "\n").encode()})
     for row in rows:
-        print(f"{row['loop']:20} {row['images_per_second']:7,d} images/s  {row['times_reader']:5.2f}× the reader's better one")
+        print(f"{row['loop']:22} {row['images_per_second']:7,d} images/s  {row['times_reader']:5.2f}× the reader's better one")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from .resources import write_whole
@@ -36,7 +36,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record:
     path = folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        write_whole({path: data})
         for old in checkpoints(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
@@ -54,10 +54,13 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
     A damaged one is named in a warning, set aside under another name, and the one before it is taken.
     """
     for path in checkpoints(folder):
-        if hashlib.sha256(path.read_bytes()).hexdigest()[:16] == NAME.fullmatch(path.name)[1]:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-                return tensors, json.loads(file.metadata()["record"])
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest()[:16] == NAME.fullmatch(path.name)[1]:
+            try:
+                header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+                return load(data), json.loads(header["__metadata__"]["record"])
+            except (SafetensorError, KeyError, ValueError):         # whole, but nothing that we wrote
+                pass
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=4)
@@ -73,9 +76,10 @@ def checkpoints(folder: Path) -> list[Path]:
 class TrainingState:
     """All that the rest of a training depends on, to and from the checkpoints in a folder; None: nothing is kept."""
 
-    def __init__(self, folder: Path | None, run, modules: dict[str, nn.Module], optimizer, order: torch.Generator, data: dict):
+    def __init__(self, folder: Path | None, run, modules: dict[str, nn.Module], optimizer, order: torch.Generator, splits):
         self.folder, self.run, self.modules, self.optimizer, self.order = folder, run, modules, optimizer, order
-        self.identity = json.loads(json.dumps(dict(config=asdict(run.config) | {"device": None}, data=data)))
+        data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in splits}
+        self.identity = json.loads(json.dumps(dict(config=asdict(run.config) | {"device": None}, data=data), default=str))
         self.losses: list[float] = []                       # of the steps of this epoch so far
         self.seconds = 0.0                                  # that these took
         self.order_at_start = order.get_state()             # of this epoch: the order of its images follows from it
@@ -100,8 +104,9 @@ class TrainingState:
         """Go on from the newest checkpoint, if there is one. Raises ValueError if it is of another training."""
         if not self.folder:
             return
-        for left in self.folder.glob("*.partial"):          # by a kill in the middle of a write
-            left.unlink()
+        for folder in (self.folder, self.folder.parent):
+            for left in folder.glob("*.partial"):           # by a kill in the middle of a write
+                left.unlink()
         found = load_checkpoint(self.folder)
         if not found:
             return

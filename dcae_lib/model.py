@@ -95,16 +95,18 @@ class DCAE(nn.Module):
         """Reconstruct: pixels [B, 3, H, W] → pixels [B, 3, H, W]."""
         return self.decode(self.encode(x))
 
-    def save_pretrained(self, folder: str | Path, **metadata: str) -> Path:
+    def save_pretrained(self, folder: str | Path, beside: dict[str, bytes] | None = None, **metadata: str) -> Path:
         """Write `model.safetensors` and `config.json` into a folder, made if needed; returns the folder.
 
-        `metadata` goes into the header of the safetensors file. Each file is written whole or not at all.
+        `metadata` goes into the header of the safetensors file; `beside` holds other files, by name, to be written
+        with these two. If one cannot be written, those that were there stay as they were.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = save({name: value.contiguous() for name, value in self.state_dict().items()}, metadata)
-        write_whole(folder / "model.safetensors", weights)
-        write_whole(folder / "config.json", (json.dumps(self.config, indent=1) + "\n").encode())
+        config = (json.dumps(self.config, indent=1) + "\n").encode()
+        files = {"model.safetensors": weights, "config.json": config, **(beside or {})}
+        write_whole({folder / name: data for name, data in files.items()})
         return folder
 
     @classmethod

@@ -91,7 +91,7 @@ def live_curve(place, line: float, label: str) -> Callable[[Run], None]:
         ax.axhline(line, color=GREY, linestyle=":", label=f"{label}: {line:.2f} dB")
         passed = next((epoch for epoch, value in enumerate(psnr, 1) if value > line), None)
         if passed:
-            ax.annotate(f"passed in epoch {passed}", (passed, psnr[passed - 1]), (8, -24), textcoords="offset points")
+            ax.annotate(f"passed in epoch {passed}", (passed, line), (0, 8), textcoords="offset points", ha="right")
         ax.set(xlabel="epoch", ylabel="PSNR on test images, dB", xlim=(0.5, run.config.epochs + 0.5))
         ax.legend(loc="lower right")
         place.update(fig)

@@ -15,15 +15,21 @@ def resource(name: str) -> Path:
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / name
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that at every moment, even if the power fails, the old one or the new one is there, whole."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+def write_whole(files: dict[Path, bytes]) -> None:
+    """Write files so that each is at every moment, even if the power fails, the old one or the new one, whole.
+
+    None is replaced before all are written: if the disk is full, all stay as they were.
+    """
+    partials = {path: path.with_name(f"{path.name}.{os.getpid()}.partial") for path in files}
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        for path, data in files.items():
+            with open(partials[path], "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, partial in partials.items():
+            os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
         raise

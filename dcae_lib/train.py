@@ -1,26 +1,22 @@
 """The training loop, and the evaluation that scores what it made: `python -m dcae_lib.train --help`."""
 
 import argparse
-import ctypes
 import hashlib
 import json
 import math
-import platform
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision.io import write_png
 from tqdm.auto import tqdm
 
 from . import metrics
@@ -28,8 +24,8 @@ from .checkpoint import TrainingState
 from .cifar10 import DataError
 from .data import ImageSet, Splits, batches, best_device, load_images, to_model, to_uint8
 from .model import DCAE
+from .process import interrupts, keep_memory
 from .provenance import provenance
-from .resources import write_whole
 from .soap import SOAP
 
 CHECK_EVERY = 50            # steps between two looks at the losses; each look waits for the device once
@@ -74,7 +70,7 @@ class TrainConfig:
         """The config of a preset, "tuned" or "document", with changes. ValueError for another name."""
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        return cls(**PRESETS[name] | changes)
+        return cls(**deepcopy(PRESETS[name]) | changes)
 
 
 PRESETS = {
@@ -155,8 +151,7 @@ def train(
     rate = learning_rate(config, steps)
     run = Run(config, average.module if average else model, [], [])
     modules = {"model": model} | ({"average": average} if average else {})
-    data = {part.name: part.sha256 for part in splits}
-    state = TrainingState(Path(out) / "checkpoints" if out else None, run, modules, optimizer, order, data)
+    state = TrainingState(Path(out) / "checkpoints" if out else None, run, modules, optimizer, order, splits)
     state.restore()
     step = len(run.history) * steps_per_epoch + len(state.losses)
     run.sessions.append(dict(step=step, **provenance(device)))
@@ -181,11 +176,12 @@ def train(
                 if average:
                     average.update_parameters(model)
                 step += 1
-                if interrupted or state.due(save_every):
+                stop = bool(interrupted)                    # asked once: it may come at any time
+                if stop or state.due(save_every):
                     losses.look()
                     state.seconds = time.perf_counter() - start
                     state.save(step)
-                if interrupted:
+                if stop:
                     run.interrupted = True
                     return run
             train_l1, seconds = losses.mean(), time.perf_counter() - start
@@ -201,7 +197,7 @@ def train(
     if not math.isfinite(run.metrics["l1"]):                # the last step broke the weights: no later loss shows it
         raise NonFiniteLoss(f"the test L1 is {run.metrics['l1']} after the last step; lower the learning rate")
     if out is not None:
-        save_run(run, data, Path(out))
+        save_run(run, splits, Path(out))
         state.delete()
     return run
 
@@ -281,34 +277,6 @@ class LossWatch:
         return sum(self.read) / len(self.read)
 
 
-@contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """A list that Ctrl-C puts something into, instead of stopping in the middle of a step; the second one stops at once."""
-    seen: list[int] = []
-
-    def note(number, frame):
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():       # others get no signals
-        yield seen
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def keep_memory() -> None:
-    """Have glibc keep what is freed for the next step: giving it back and faulting it in anew is a fifth of the time."""
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**30)                             # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**25)                             # M_MMAP_THRESHOLD, the greatest that it takes
-
-
 def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[[Run], None]:
     """An `after_epoch` that writes the first test images as the network gives them back into `<out>/epochs/<epoch>.png`.
 
@@ -318,7 +286,8 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
 
     def write(name: str, pictures: Tensor) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        write_png(torch.cat(list(pictures), dim=2), str(folder / f"{name}.png"))            # [3, H, count·W]
+        row = torch.cat(list(pictures), dim=2).permute(1, 2, 0)                             # [H, count·W, 3]
+        Image.fromarray(row.numpy()).save(folder / f"{name}.png")
 
     @torch.no_grad()
     def keep(run: Run) -> None:
@@ -330,19 +299,18 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
     return keep
 
 
-def save_run(run: Run, data: dict[str, str], out: Path) -> None:
+def save_run(run: Run, splits: Splits, out: Path) -> None:
     """Write the model, with its card, and `history.json`: config, hashes of the data, sessions, and a dict per epoch."""
     record = dict(
         config=asdict(run.config),
         parameters=sum(p.numel() for p in run.model.parameters()),
-        data=data,
+        data={images.name: images.sha256 for images in splits},
         sessions=run.sessions,
         history=run.history,
     )
-    history = (json.dumps(record, indent=1) + "\n").encode()
-    write_whole(out / "history.json", history)
-    write_whole(out / "README.md", card(run, record["parameters"]).encode())
-    run.model.save_pretrained(out, history_sha256=hashlib.sha256(history).hexdigest())
+    history = (json.dumps(record, indent=1, default=str) + "\n").encode()
+    beside = {"history.json": history, "README.md": card(run, record["parameters"]).encode()}
+    run.model.save_pretrained(out, beside, history_sha256=hashlib.sha256(history).hexdigest())
 
 
 def card(run: Run, parameters: int) -> str:
@@ -394,6 +362,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:                               # the second one, or before or after the training
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     if run.interrupted:
         print(f"interrupted in epoch {len(run.history) + 1}; the same command goes on from there", file=sys.stderr)
         return 130

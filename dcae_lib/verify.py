@@ -29,13 +29,18 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
         written_with = (file.metadata() or {}).get("history_sha256")
     if written_with != hashlib.sha256(history).hexdigest():
         raise ValueError(f"the weights in {folder} were not saved with the history.json that lies beside them")
-    record = json.loads(history)
-    test = load_images(record["config"]["dataset"]).test
-    if record["data"].get(test.name) != test.sha256:
-        raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {record['data'].get(test.name)}")
+    try:
+        record = json.loads(history)
+        dataset, data, recorded = record["config"]["dataset"], dict(record["data"]), record["history"][-1]
+        recorded = {name: float(recorded[name]) for name in ("l1", "l1_01", "psnr", "ssim")}
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'history.json'} is not the record of a training: {error!r}") from error
+    test = load_images(dataset).test
+    if data.get(test.name) != test.sha256:
+        raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {data.get(test.name)}")
     found = evaluate(model, test)
-    scores = {name: (record["history"][-1][name], value) for name, value in found.items()}
-    if any(not abs(recorded - value) <= TOLERANCE for recorded, value in scores.values()):
+    scores = {name: (recorded[name], value) for name, value in found.items()}
+    if any(not abs(then - now) <= TOLERANCE for then, now in scores.values()):
         raise ValueError(f"the weights in {folder} do not give what is recorded:\n{table(scores)}")
     return scores
 
@@ -51,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(table(verify(options.folder, options.device)))
-    except (DataError, KeyError, OSError, SafetensorError, ValueError) as error:
+    except (DataError, OSError, SafetensorError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

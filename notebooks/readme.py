@@ -3,22 +3,11 @@
 import json
 import re
 from pathlib import Path
-from statistics import mean, stdev
 
 from dcae_lib.lesson import DOCUMENT_L1
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-CHOICES = {
-    "ablation-adamw": "AdamW instead of SOAP, at its own learning rate",
-    "ablation-direct": '`shortcut="direct"`',
-    "ablation-no-shortcut": "no shortcut",
-    "ablation-dropout-0.01": "dropout 0.01",
-    "ablation-dropout-0.05": "dropout 0.05",
-    "ablation-no-zero-init": "residual branches do not start at zero",
-    "ablation-groups-8": "8 groups in each norm",
-    "ablation-bfloat16": "bfloat16 in training",
-}
 
 
 def read(name: str) -> dict:
@@ -26,16 +15,16 @@ def read(name: str) -> dict:
 
 
 def results() -> str:
-    """The document's table beside its recipe and ours, and the linear baseline."""
-    run, document, linear = read("full/history"), read("runs/document/history"), read("full/03")
+    """The document's table beside the recorded run, and the linear baseline."""
+    run, linear = read("full/history"), read("full/03")
     lines = [
-        "| epoch | training L1: the document | its recipe here | ours | test L1, ours | test PSNR | test SSIM |",
-        "|---|---|---|---|---|---|---|",
+        "| epoch | training L1, the document | training L1, here | test L1 | test PSNR | test SSIM |",
+        "|---|---|---|---|---|---|",
     ]
     for epoch, reported in DOCUMENT_L1.items():
-        row, other = run["history"][epoch - 1], document["history"][epoch - 1]
+        row = run["history"][epoch - 1]
         lines.append(
-            f"| {epoch} | {reported:.4f} | {other['train_l1']:.4f} | {row['train_l1']:.4f} | {row['l1']:.4f} "
+            f"| {epoch} | {reported:.4f} | {row['train_l1']:.4f} | {row['l1']:.4f} "
             f"| {row['psnr']:.2f} dB | {row['ssim']:.3f} |"
         )
     config, passed = run["config"], next(row for row in run["history"] if row["l1"] < min(DOCUMENT_L1.values()))
@@ -45,36 +34,10 @@ def results() -> str:
         f"{config['batch_size']}, learning rate {config['lr']}, shortcut `{config['model'].get('shortcut', 'pool')}`, "
         f"{config['epochs']} epochs in {sum(row['seconds'] for row in run['history']) / 60:.0f} minutes of training on "
         f"{run['sessions'][0]['threads']} thread ({run['sessions'][0]['hardware']}). PSNR and SSIM are means over the test "
-        f"images. The document's last L1 is passed in epoch {passed['epoch']}; its recipe ends at "
-        f"{document['history'][-1]['psnr']:.2f} dB here. The best linear map of each 4×4 patch "
+        f"images. The document's last L1 is passed in epoch {passed['epoch']}. The best linear map of each 4×4 patch "
         f"to sixteen numbers (PCA) reaches {linear['psnr_pca_16']:.2f} dB; PCA of whole images with as many numbers as "
         f"the latent, which serves one size of image only, {linear['psnr_pca_whole']:.2f} dB.",
-        *seeds(run),
     ]
-    return "\n".join(lines)
-
-
-def seeds(run: dict) -> list[str]:
-    """A sentence on how much chance is in the recorded run, if other seeds were run."""
-    others = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("runs/seed-*/history.json"))]
-    if not others:
-        return []
-    psnr, l1 = ([record["history"][-1][name] for record in (run, *others)] for name in ("psnr", "l1"))
-    return [
-        "",
-        f"{len(psnr)} seeds: PSNR {mean(psnr):.2f} ± {stdev(psnr):.2f} dB, L1 {mean(l1):.4f} ± {stdev(l1):.4f} "
-        "(mean ± standard deviation).",
-    ]
-
-
-def choices() -> str:
-    """What each choice is worth after ten epochs, one change at a time."""
-    runs = {path.parent.name: json.loads(path.read_text()) for path in RESULTS.glob("runs/ablation-*/history.json")}
-    base = runs.pop("ablation-tuned")["history"][-1]
-    lines = ["| ten epochs of CIFAR-10 | test PSNR | difference |", "|---|---|---|", f"| tuned | {base['psnr']:.2f} dB | |"]
-    for name, record in sorted(runs.items(), key=lambda item: -item[1]["history"][-1]["psnr"]):
-        psnr = record["history"][-1]["psnr"]
-        lines.append(f"| {CHOICES[name]} | {psnr:.2f} dB | {psnr - base['psnr']:+.2f} |")
     return "\n".join(lines)
 
 
@@ -83,7 +46,7 @@ def speed() -> str:
     record = read("bench/train")
     lines = ["| training, images per second | | |", "|---|---|---|"]
     lines += [f"| {row['loop']} | {row['images_per_second']:,} | {row['times_reader']:.2f}× |" for row in record["rows"]]
-    return "\n".join([*lines, "", f"In turns in one process, batch {record['batch']}; {record['hardware']}, {record['cores']} cores."])
+    return "\n".join([*lines, "", f"In turns, in one run, batch {record['batch']}; {record['hardware']}, {record['cores']} cores."])
 
 
 def soap() -> str:
@@ -117,7 +80,7 @@ def costs() -> str:
 
 def written(text: str) -> str:
     """The README with everything between its markers written anew."""
-    for section in (results, choices, speed, soap, costs):
+    for section in (results, speed, soap, costs):
         name, lines = section.__name__, section()
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda m, lines=lines: f"{m[1]}{lines}\n{m[2]}", text, flags=re.S)

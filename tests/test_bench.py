@@ -1,6 +1,7 @@
 """The fused shortcuts keep their promise of speed, and the benchmarks write what they say."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 
+import runs  # noqa: E402
 import shortcuts  # noqa: E402
 import soap  # noqa: E402
-import up_kernel  # noqa: E402
+import sweep  # noqa: E402
+import train as bench_train  # noqa: E402
 
 from dcae_lib import blocks  # noqa: E402
+from dcae_lib.cifar10 import SHA256  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -57,27 +61,44 @@ def test_the_shortcuts_benchmark_writes_times_ratios_and_where_they_were_measure
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(record["shortcuts"])
 
 
-def test_the_up_kernel_benchmark_trains_every_kernel_with_every_seed(tmp_path, capsys):
-    out = tmp_path / "new" / "up_kernel.json"
-    sizes = ["--train-images", "64", "--test-images", "8", "--epochs", "1", "--seeds", "2"]
-    up_kernel.main(["--dataset", "sample", *sizes, "--out", str(out)])
+def test_the_sweep_trains_each_change_once_and_goes_on_where_it_was_stopped(tmp_path, capsys):
+    out = tmp_path / "new" / "sweep.json"
+    arguments = ["--dataset", "sample", "--epochs", "1", "--images", "64", "--out", str(out)]
+    sweep.main([*arguments, "--first", "2"])
+    first = json.loads(out.read_text())["rows"]
+    sweep.main([*arguments, "--first", "3"])
     record = json.loads(out.read_text())
-    assert list(record["data"]) == ["sample train, first 64", "sample test, first 8"]
-    assert {kernel: row["parameters"] for kernel, row in record["kernels"].items()} == {
-        "2": 86_803, "3": 90_643, "4": 96_019,
-    }
-    for row in record["kernels"].values():
-        assert len(set(row["psnr_by_seed"])) == 2 and row["cpu_seconds"] > 0
-        assert row["psnr"] == pytest.approx(sum(row["psnr_by_seed"]) / 2, abs=1e-3)
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 3
+    assert record["rows"][:2] == first and len(record["rows"]) == 3
+    assert all(change in [row["change"] for row in record["rows"]] for change in sweep.CHANGES[:3])
+    assert len({row["psnr"] for row in record["rows"]}) == 3          # three seeds
+    assert record["base"] == sweep.BASE and record["revision"] and record["hardware"]
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3
 
 
-def test_the_recorded_kernels_were_trained_on_10000_images_with_two_seeds_each():
-    record = json.loads(up_kernel.RESULT.read_text())
-    assert list(record["data"]) == ["cifar10 train, first 10000", "cifar10 test, first 2000"]
-    assert [(kernel, len(row["psnr_by_seed"])) for kernel, row in record["kernels"].items()] == [
-        ("2", 2), ("3", 2), ("4", 2),
-    ]
+def test_the_recorded_sweep_holds_every_change():
+    done = [row["change"] for row in json.loads(sweep.RESULT.read_text())["rows"]]
+    assert [change for change in json.loads(json.dumps(sweep.CHANGES)) if done.count(change) != 1] == []
+
+
+def test_training_is_timed_beside_the_readers_loop_and_is_not_far_slower(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)         # the other tests have the other core
+    out = tmp_path / "train.json"
+    bench_train.main(["--dataset", "sample", "--rounds", "2", "--steps", "8", "--out", str(out)])
+    rows = {row["loop"]: row["times_reader"] for row in json.loads(out.read_text())["rows"]}
+    assert {"ours, float32", "ours, bfloat16", "reader, threads: 1", "reader, keeping memory"} == set(rows)
+    assert rows["reader, threads: 1"] == 1
+    assert rows["ours, float32"] > 0.18                               # recorded: ten times that
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+@pytest.mark.parametrize("name", [name for name in runs.RUNS if (runs.folder(name) / "history.json").exists()])
+def test_a_recorded_run_was_trained_as_the_list_says_by_committed_code(name):
+    assert runs.recorded(name), f"{name} is not there with these settings: python bench/runs.py {name}"
+    record = json.loads((runs.folder(name) / "history.json").read_text())
+    assert [row["epoch"] for row in record["history"]] == list(range(1, record["config"]["epochs"] + 1))
+    assert record["parameters"] <= 96_019
+    assert record["data"] == {"cifar10 train": SHA256["train_images"], "cifar10 test": SHA256["test_images"]}
+    assert all(len(session["revision"]) == 40 for session in record["sessions"])
 
 
 def test_a_step_of_soap_is_not_far_slower_than_one_of_adamw(monkeypatch):

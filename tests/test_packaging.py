@@ -18,7 +18,7 @@ MODULES = sorted((ROOT / "dcae_lib").glob("*.py"))
 
 # A module imports only from those that stand before it here; a new module gets its place in this list.
 ORDER = [
-    "resources", "provenance", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "checkpoint", "train", "verify",
+    "resources", "process", "provenance", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "checkpoint", "train", "verify",
     "plots", "lesson",
 ]
 

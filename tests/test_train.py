@@ -13,11 +13,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+import torch.nn.functional as F
+from torch import nn
 from tqdm.auto import tqdm
 
 from dcae_lib import DCAE, SOAP, Splits, TrainConfig, evaluate, load_images, metrics, to_model, train
-from dcae_lib.train import NonFiniteLoss, learning_rate, main
+from dcae_lib.data import batches
+from dcae_lib.train import PRESETS, NonFiniteLoss, learning_rate, main
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,202 @@ def test_the_learning_rate_is_above_0_at_every_step_and_reaches_its_height(steps
 def test_a_constant_learning_rate_stays_where_the_warm_up_left_it():
     rate = learning_rate(config(lr=0.3, warmup=0.25, schedule="constant"), 8)
     assert [rate(step) for step in range(8)] == [0.15] + 7 * [0.3]
+
+
+# ---- is the plain loop
+
+
+def plain_loop(settings, splits, clip=None, average=1, optimizer=SOAP):
+    """What notebook 05 writes out; returns the losses of each step, the weights, and their running mean."""
+    torch.manual_seed(settings.seed)
+    model = DCAE(**settings.model)
+    optimizer = optimizer(model.parameters(), lr=settings.lr)
+    order = torch.Generator().manual_seed(settings.seed)
+    images, losses, mean = splits.train.images, [], None
+    rate = learning_rate(settings, settings.epochs * math.ceil(len(images) / settings.batch_size))
+    for _ in range(settings.epochs):
+        for x in batches(images, settings.batch_size, order):
+            optimizer.param_groups[0]["lr"] = rate(len(losses))
+            loss = F.l1_loss(model(x), x)
+            loss.backward()
+            if clip:
+                length = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+                for p in model.parameters():
+                    p.grad *= min(1.0, clip / length)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            weights = [p.detach().clone() for p in model.parameters()]
+            mean = weights if mean is None else [average * m + (1 - average) * w for m, w in zip(mean, weights)]
+    return losses, model, mean
+
+
+def epochs(losses, count):
+    """The mean loss of each epoch."""
+    parts = [losses[k : k + len(losses) // count] for k in range(0, len(losses), len(losses) // count)]
+    return [sum(part) / len(part) for part in parts]
+
+
+def close(one, other):
+    """Weights that differ by the rounding of a sum at most."""
+    return all(torch.allclose(p, q, rtol=1e-4, atol=1e-5) for p, q in zip(one, other))
+
+
+@pytest.mark.parametrize("changes", [{}, dict(model=dict(dropout=0.1)), dict(schedule="constant", warmup=0.5, seed=5)])
+def test_the_plain_loop_gives_the_same_losses_and_weights_bit_for_bit(changes, sample):
+    settings, splits = config(lr=3e-3, **changes), few(sample, 40, side=16)         # 3 steps each, the last of 8
+    run = train(settings, splits=splits)
+    losses, model, _ = plain_loop(settings, splits)
+    assert [row["train_l1"] for row in run.history] == epochs(losses, 2)
+    assert same_weights(run.model, model)
+
+
+def test_gradients_longer_than_clip_are_cut_to_it_and_shorter_ones_are_left(sample):
+    settings, splits = config(epochs=3, optimizer="SGD", lr=0.1), few(sample, 48, side=16)
+    runs = {clip: train(replace(settings, clip=clip), splits=splits) for clip in (None, 0.05, 1e6)}
+    losses, model, _ = plain_loop(settings, splits, clip=0.05, optimizer=torch.optim.SGD)
+    assert [row["train_l1"] for row in runs[0.05].history] == pytest.approx(epochs(losses, 3), rel=1e-4)
+    assert close(runs[0.05].model.parameters(), model.parameters())
+    assert not close(runs[0.05].model.parameters(), runs[None].model.parameters())
+    assert same_weights(runs[1e6].model, runs[None].model)
+
+
+class Lengths(torch.optim.SGD):
+    """Notes how long the gradient of all weights together is."""
+
+    seen: list[float] = []
+
+    def step(self):
+        grads = [p.grad.flatten() for group in self.param_groups for p in group["params"]]
+        self.seen.append(torch.cat(grads).norm().item())
+        super().step()
+
+
+def test_the_optimizer_meets_no_gradient_longer_than_clip(sample, monkeypatch):
+    monkeypatch.setattr(torch.optim, "Lengths", Lengths, raising=False)
+    splits, lengths = few(sample, 48, side=16), {}
+    for clip in (None, 0.05):
+        Lengths.seen.clear()
+        train(config(optimizer="Lengths", lr=1e-3, clip=clip), splits=splits)
+        lengths[clip] = list(Lengths.seen)
+    assert min(lengths[None]) > 0.06
+    assert lengths[0.05] == pytest.approx([0.05] * 6, rel=1e-3)
+
+
+def test_the_average_is_a_running_mean_that_starts_at_the_first_weights(sample, tmp_path):
+    settings, splits = config(epochs=2, average=0.7), few(sample, 64, side=16)
+    run = train(settings, tmp_path, splits)
+    losses, model, mean = plain_loop(settings, splits, average=0.7)
+    assert [row["train_l1"] for row in run.history] == epochs(losses, 2)            # it changes nothing of the training
+    assert close(run.model.parameters(), mean)
+    assert not close(run.model.parameters(), model.parameters())
+    assert same_weights(DCAE.from_pretrained(tmp_path), run.model)
+    assert evaluate(run.model, splits.test) == run.metrics
+
+
+def test_the_average_of_one_step_is_its_weights(sample):
+    settings, splits = config(epochs=1, average=0.99, optimizer="SGD"), few(sample, 16, side=16)
+    averaged, last = (train(one, splits=splits).model for one in (settings, replace(settings, average=None)))
+    assert same_weights(averaged, last)
+
+
+def test_after_an_epoch_the_run_holds_the_average_of_so_far(sample):
+    settings, splits, looks = config(average=0.7), few(sample, 64, side=16), []
+
+    def look(run):
+        looks.append([p.detach().clone() for p in run.model.parameters()])
+        assert evaluate(run.model, splits.test) == run.metrics
+
+    train(settings, splits=splits, after_epoch=look)
+    _, _, mean = plain_loop(settings, splits, average=0.7)
+    assert close(looks[1], mean) and not close(looks[0], mean)
+
+
+# ---- bfloat16
+
+
+@pytest.fixture
+def types():
+    """The number types that convolutions gave, {while training: types}, and those of their weights."""
+    seen = {True: set(), False: set(), "weights": set()}
+
+    def note(module, _, y):
+        if isinstance(module, nn.Conv2d):
+            seen[module.training].add(y.dtype)
+            seen["weights"].add(module.weight.dtype)
+
+    handle = nn.modules.module.register_module_forward_hook(note)
+    yield seen
+    handle.remove()
+
+
+def test_bfloat16_is_that_of_the_training_steps_alone(sample, types):
+    train(config(epochs=1, precision="bfloat16"), splits=few(sample, 32, side=16))
+    assert types == {True: {torch.bfloat16}, False: {torch.float32}, "weights": {torch.float32}}
+
+
+def test_float32_is_so_throughout(sample, types):
+    train(config(epochs=1), splits=few(sample, 32, side=16))
+    assert types == {True: {torch.float32}, False: {torch.float32}, "weights": {torch.float32}}
+
+
+def test_bfloat16_learns_as_float32_does_and_not_bit_for_bit(sample):
+    splits = few(sample, 96, side=16)
+    exact, rough = (
+        train(config(epochs=4, lr=3e-3, precision=kind), splits=splits) for kind in ("float32", "bfloat16")
+    )
+    for one, other in zip(exact.history, rough.history):
+        assert one["train_l1"] != other["train_l1"]
+        assert one["train_l1"] == pytest.approx(other["train_l1"], rel=0.05)
+        assert one["psnr"] == pytest.approx(other["psnr"], abs=0.7)
+
+
+# ---- presets
+
+
+def test_the_preset_document_is_what_the_document_says():
+    document = TrainConfig.preset("document")
+    assert (document.optimizer, document.lr, document.batch_size) == ("SOAP", 5e-4, 512)
+    assert document.optimizer_args == dict(betas=(0.95, 0.95), weight_decay=0.01, precondition_frequency=10)
+    assert (document.schedule, document.warmup, document.epochs) == ("constant", 0.0, 40)
+    assert document.model == dict(dropout=0.01, stage_dropout=0.05, groups=32)
+    assert (document.clip, document.average, document.precision) == (None, None, "float32")
+    rate = learning_rate(document, 40 * 98)
+    assert {rate(step) for step in range(40 * 98)} == {5e-4}
+
+
+def test_the_document_trains_the_form_of_its_model_with_soap(sample):
+    run = train(TrainConfig.preset("document", epochs=1, device="cpu"), splits=few(sample, 20, side=16))
+    assert run.model.config | dict(groups=32, dropout=0.01, stage_dropout=0.05, shortcut="pool") == run.model.config
+    norms = [module for module in run.model.modules() if isinstance(module, nn.GroupNorm)]
+    assert norms and all(norm.num_groups == norm.num_channels for norm in norms)    # one channel per group
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_takes_changes_and_makes_a_model_that_trains(name, sample):
+    settings = TrainConfig.preset(name, epochs=1, seed=3, device="cpu", batch_size=8)
+    assert asdict(settings) == asdict(TrainConfig.preset(name)) | dict(epochs=1, seed=3, device="cpu", batch_size=8)
+    run = train(settings, splits=few(sample, 16, side=16))
+    assert sum(p.numel() for p in run.model.parameters()) <= 96_019
+
+
+def test_a_preset_that_is_changed_in_place_does_not_change_the_next_one():
+    TrainConfig.preset("document").model["dropout"] = 0.5
+    TrainConfig.preset("document").optimizer_args["weight_decay"] = 0.5
+    try:
+        test_the_preset_document_is_what_the_document_says()
+    finally:
+        PRESETS["document"]["model"]["dropout"] = PRESETS["document"]["optimizer_args"]["weight_decay"] = 0.01
+
+
+def test_another_name_of_a_preset_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match="preset must be one of tuned, document, got 'Tuned'"):
+        TrainConfig.preset("Tuned")
+
+
+def test_a_change_that_cannot_be_is_refused_on_a_preset_too():
+    with pytest.raises(ValueError, match="schedule must be one of cosine, constant, got 'linear'"):
+        TrainConfig.preset("document", schedule="linear")
 
 
 # ---- stops
@@ -299,6 +497,16 @@ def test_evaluate_keeps_no_graph(sample):
     (dict(optimizer="adamw"), "must be SOAP or a name in torch.optim"),
     (dict(optimizer="lr_scheduler"), "must be SOAP or a name in torch.optim"),       # a module, no class
     (dict(optimizer=""), "must be SOAP or a name in torch.optim"),
+    (dict(clip=0.0), "clip must be above 0, or None, got 0.0"),
+    (dict(clip=-1.0), "clip must be above 0, or None"),
+    (dict(clip=math.nan), "clip must be above 0, or None, got nan"),
+    (dict(average=0.0), "average must be between 0 and 1, or None, got 0.0"),
+    (dict(average=1.0), "average must be between 0 and 1, or None, got 1.0"),
+    (dict(average=-0.5), "average must be between 0 and 1"),
+    (dict(average=math.nan), "average must be between 0 and 1"),
+    (dict(schedule="linear"), "schedule must be one of cosine, constant, got 'linear'"),
+    (dict(schedule=None), "schedule must be one of cosine, constant, got None"),
+    (dict(precision="float16"), "precision must be one of float32, bfloat16, got 'float16'"),
 ])
 def test_a_config_that_cannot_be_is_refused_when_it_is_made(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -334,17 +542,28 @@ def test_a_run_leaves_the_model_and_a_history_with_config_data_versions_and_ever
     assert evaluate(run.model, splits.test) == run.metrics
 
 
+def test_the_card_says_what_the_weights_are_how_good_and_how_to_load_and_verify_them(sample, tmp_path):
+    run = train(config(epochs=1), tmp_path, few(sample, 16, side=16))
+    card = (tmp_path / "README.md").read_text()
+    for words in ("96,019 parameters", "Trained on sample for 1 epochs", "DCAE.from_pretrained(", "dcae_lib.verify"):
+        assert words in card
+    for name, value in run.metrics.items():
+        assert f"{name} {value:.4f}" in card
+    code = re.search(r"```python\n(.*?)```", card, re.S)[1].replace('"this folder"', repr(str(tmp_path)))
+    names = dict(x=torch.zeros(1, 3, 8, 8))
+    exec(code, names)                                       # what it shows can be run
+    assert names["latent"].shape == (1, 16, 2, 2)
+
+
+def test_a_run_has_no_metrics_before_its_first_epoch_is_complete_and_says_so():
+    run = sys.modules["dcae_lib.train"].Run(config(), DCAE(), [], [])
+    with pytest.raises(RuntimeError, match="no epoch of this run is complete: there are no metrics yet"):
+        run.metrics                                         # noqa: B018
+    run.history.append(dict(epoch=1, train_l1=0.3, l1=0.2, l1_01=0.1, psnr=20.0, ssim=0.5, seconds=1.0))
+    assert run.metrics == dict(l1=0.2, l1_01=0.1, psnr=20.0, ssim=0.5)
+
+
 # ---- the command line
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Twenty images of one size."""
-    folder = tmp_path_factory.mktemp("pictures")
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
-    for k, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{k}.png")
-    return folder
 
 
 def command(*arguments, cwd):
@@ -365,6 +584,55 @@ def test_the_command_line_trains_and_says_how_well(folder, tmp_path):
     DCAE.from_pretrained(tmp_path / "run")
 
 
+SMALL = '{"channels": [4, 8], "latent_channels": 4}'
+
+
+def recorded(out):
+    return json.loads((out / "history.json").read_text())["config"]
+
+
+def test_the_command_line_takes_a_preset_and_changes_on_top_of_it(folder, tmp_path):
+    options = "--epochs 1 --batch-size 8 --lr 0.002 --warmup 0.5 --seed 9 --device cpu".split()
+    out = ["--out", str(tmp_path / "run"), "--dataset", str(folder)]
+    assert main([*out, "--preset", "document", "--precision", "bfloat16", *options]) == 0
+    document = TrainConfig.preset("document")
+    changed = dict(epochs=1, batch_size=8, lr=0.002, warmup=0.5, seed=9, device="cpu", precision="bfloat16")
+    wanted = asdict(document) | changed | dict(dataset=str(folder))
+    assert recorded(tmp_path / "run") == json.loads(json.dumps(wanted))
+
+
+def test_the_command_line_takes_the_tuned_preset_if_none_is_named_and_a_model_as_json(folder, tmp_path):
+    options = ["--epochs", "1", "--batch-size", "8", "--optimizer", "AdamW", "--device", "cpu", "--model", SMALL]
+    if TrainConfig.preset("tuned").optimizer_args:
+        options[4:6] = []                                   # they are SOAP's
+    assert main(["--out", str(tmp_path / "run"), "--dataset", str(folder), *options]) == 0
+    settings, tuned = recorded(tmp_path / "run"), asdict(TrainConfig.preset("tuned"))
+    assert settings["model"] == json.loads(SMALL)
+    assert all(settings[name] == tuned[name] for name in ("lr", "schedule", "warmup", "clip", "average", "seed"))
+    assert DCAE.from_pretrained(tmp_path / "run").config["channels"] == (4, 8)
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "Tuned"], ["--model", "{channels"], ["--epochs", "many"], []])
+def test_the_command_line_refuses_what_it_cannot_read_with_its_usage(arguments, capsys):
+    out = ["--out", "nowhere"] if arguments else []
+    with pytest.raises(SystemExit) as ended:
+        main([*out, *arguments])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("usage: python -m dcae_lib.train")
+    assert "error: argument " + arguments[0] in said if arguments else "required: --out" in said
+
+
+@pytest.mark.parametrize("model, message", [
+    ("3", "must be a mapping"),
+    ('{"colour": 1}', "unexpected keyword argument 'colour'"),
+    ('{"dropout": 2}', r"a dropout rate must be in [0, 1), got 2"),
+    ('{"shortcut": "long"}', "shortcut must be one of"),
+])
+def test_the_command_line_says_which_model_cannot_be(model, message, folder, tmp_path, capsys):
+    assert main(["--dataset", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu", "--model", model]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_the_command_line_says_what_is_wrong_with_a_data_set_and_shows_no_traceback(tmp_path):
     done = command("--dataset", "no/such/folder", "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
@@ -379,6 +647,7 @@ def test_the_command_line_says_what_is_wrong_with_a_data_set_and_shows_no_traceb
     (["--lr", "0"], "lr must be above 0"),
     (["--optimizer", "AdamX"], "optimizer must be SOAP or a name in torch.optim"),
     (["--device", "abacus"], "device 'abacus' cannot be used"),
+    (["--precision", "float64"], "precision must be one of float32, bfloat16, got 'float64'"),
 ])
 def test_the_command_line_says_which_argument_cannot_be(arguments, message, folder, tmp_path, capsys):
     assert main([*arguments, "--dataset", str(folder), "--out", str(tmp_path / "run")]) == 1

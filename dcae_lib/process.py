@@ -1,0 +1,40 @@
+"""What a training sets up in its process: Ctrl-C that waits for the end of a step, and memory that is kept."""
+
+import ctypes
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """A list that Ctrl-C puts something into, instead of stopping in the middle of a step; the second one stops at once.
+
+    Where Ctrl-C is ignored, as in what a shell script starts in the background, it stays so; other threads than the
+    main one get no signals.
+    """
+    seen: list[int] = []
+
+    def note(number, frame):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield seen
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed for the next step, instead of giving it back and faulting it in anew."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**30)                             # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)                             # M_MMAP_THRESHOLD, the greatest that it takes
