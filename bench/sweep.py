@@ -10,7 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-os.environ["TQDM_DISABLE"] = "1"                            # of the runs, read when tqdm is imported: one bar is enough
+if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"                        # many short trainings follow; read when tqdm is imported
 
 import torch
 from tqdm import tqdm

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
-os.environ["TQDM_DISABLE"] = "1"                            # read when tqdm is imported: many short trainings follow
+if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"                        # many short trainings follow; read when tqdm is imported
 
 import torch
 import torch.nn.functional as F
