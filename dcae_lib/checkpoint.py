@@ -106,7 +106,8 @@ class TrainingState:
             return
         for folder in (self.folder, self.folder.parent):
             for left in folder.glob("*.partial"):           # by a kill in the middle of a write
-                left.unlink()
+                if re.search(r"\.(json|md|safetensors)\.\d+\.partial$", left.name):
+                    left.unlink()
         found = load_checkpoint(self.folder)
         if not found:
             return

@@ -830,6 +830,13 @@ def test_what_a_kill_left_of_a_write_is_deleted_by_the_next_start(stopped):
     assert not left.exists() and steps(stopped) == [12, 11]
 
 
+@pytest.mark.parametrize("name", ["film.mkv.partial", "checkpoints/notes.partial"])
+def test_a_file_of_another_program_that_is_partial_too_is_left_alone(name, stopped):
+    (stopped / name).write_text("a download")
+    train(SETTINGS, stopped, PICTURES)
+    assert (stopped / name).exists()
+
+
 # ---- Ctrl-C
 
 
