@@ -823,6 +823,22 @@ def test_a_write_that_is_broken_off_leaves_the_old_file_and_nothing_else(name, e
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
+def test_two_processes_that_write_the_same_file_do_not_mix(tmp_path, monkeypatch):
+    path, rename = tmp_path / "file", os.replace
+
+    def another_process_writes_first(*arguments):
+        monkeypatch.setattr(os, "replace", rename)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 77)
+            write_whole({path: b"another's"})
+        assert path.read_bytes() == b"another's"
+        rename(*arguments)
+
+    monkeypatch.setattr(os, "replace", another_process_writes_first)
+    write_whole({path: b"ours"})
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"ours"]
+
+
 def test_what_a_kill_left_of_a_write_is_deleted_by_the_next_start(stopped):
     left = stopped / "checkpoints" / "000000012-0123456789abcdef.safetensors.77.partial"
     left.write_bytes(b"half")
