@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -161,15 +162,35 @@ def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits
     )
 
 
-def _read_image(path: Path, size: tuple[int, int] | None, fit: str) -> np.ndarray:
-    """uint8 [H, W, 3], upright as its EXIF orientation says."""
+def read_picture(file: str | Path | BinaryIO, name: str, most_pixels: int | None = None) -> Image.Image:
+    """Open what Pillow can read as RGB: upright as its EXIF orientation says, its first frame, on white if transparent.
+
+    Raises DataError, in one line, for what cannot be read, has 16 bits or more than `most_pixels` pixels.
+    """
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # its size is looked at before its pixels
+            image = Image.open(file)
+        with image:
+            width, height = image.size
+            if most_pixels and width * height > most_pixels:
+                raise DataError(f"{name} is {width}×{height}; {most_pixels / 1e6:.0f} megapixels at most: scale it down first")
             if image.mode.startswith(("I", "F")):           # Pillow would clip these to white or black
-                raise DataError(f"{path} has more than 8 bits per pixel and channel; save it with 8")
-            image = ImageOps.exif_transpose(image).convert("RGB")
+                raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:                 # its own message names an object in memory
+        raise DataError(f"{name} is not a picture, or in a format that is not known here") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); remove or repair it") from error
+        raise DataError(f"{name} cannot be read as a picture ({error}); remove or repair it") from error
+
+
+def _read_image(path: Path, size: tuple[int, int] | None, fit: str) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    image = read_picture(path, str(path))
     if size is not None:
         height, width = size
         image = ImageOps.fit(image, (width, height)) if fit == "crop" else image.resize((width, height))

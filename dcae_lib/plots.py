@@ -130,3 +130,37 @@ def pixel_grid(ax: Axes, values, colors, title: str = "") -> None:
             ax.text(x + 0.5, y + 0.5, str(values[y, x]), ha="center", va="center", fontsize=8, color=ink)
     ax.set(xlim=(0, W), ylim=(H, 0), aspect="equal", title=title)
     ax.axis("off")
+
+
+def log_change(delta: Tensor, near: Tensor, scale: int = 8) -> Tensor:
+    """How much each pixel changed, from 0.1 (dark) to 255 levels (bright) on a log scale, the edge of a region in white.
+
+    delta: [3, H, W], in units of [-1, 1]; near: bool [H, W] → uint8 [3, scale·H, scale·W].
+    """
+    levels = (delta.abs().amax(0) * 127.5).clamp(0.1, 255)
+    share = ((levels.log10() + 1) / (np.log10(255) + 1)).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    colours = torch.from_numpy(plt.get_cmap("magma")(share.cpu().numpy(), bytes=True)[..., :3].copy()).permute(2, 0, 1)
+    near = near.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    edge = torch.zeros_like(near)
+    edge[:, 2:] |= near[:, 2:] != near[:, :-2]              # two pixels wide
+    edge[2:] |= near[2:] != near[:-2]
+    return torch.where(edge.cpu(), torch.tensor(255, dtype=torch.uint8), colours)
+
+
+def channel_sheet(z: Tensor, stamps: Tensor, titles: list[str], columns: int = 8) -> Figure:
+    """Map and stamp of each channel, one below the other: z [C, h, w], stamps [C, 3, H, W]."""
+    rows = -(-len(z) // columns)
+    fig, axes = plt.subplots(2 * rows, columns, figsize=(WIDTH, 2.3 * rows), squeeze=False)
+    for ax in axes.flat[len(z) * 2:]:
+        ax.axis("off")
+    for k, (values, stamp, title) in enumerate(zip(z, stamps, titles)):
+        row, column = 2 * (k // columns), k % columns
+        show_image(axes[row, column], values, title)
+        show_image(axes[row + 1, column], stamp)
+    return fig
+
+
+def middle(x: Tensor, side: int) -> Tensor:
+    """The middle of a picture, at most side × side: [..., H, W] → [..., h, w]."""
+    top, left = (max(0, (length - side) // 2) for length in x.shape[-2:])
+    return x[..., top:top + side, left:left + side]

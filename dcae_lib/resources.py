@@ -7,11 +7,17 @@ PACKAGE = Path(__file__).resolve().parent
 CLONE = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 
 # Packed into a wheel by pyproject.toml, each as a folder of that name.
-IN_CLONE = {"sample": "data/sample", "recorded": "results/full", "runs": "results/runs", "bench": "results/bench"}
+IN_CLONE = {
+    "sample": "data/sample",
+    "photos": "data/photos",
+    "recorded": "results/full",
+    "runs": "results/runs",
+    "bench": "results/bench",
+}
 
 
 def resource(name: str) -> Path:
-    """The folder of the embedded "sample", of the "recorded" 40-epoch run, of the other "runs", or of what bench/ measured."""
+    """The folder of the embedded "sample" or "photos", of the "recorded" 40-epoch run, of the other "runs", or of what bench/ measured."""
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / name
 
 

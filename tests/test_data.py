@@ -174,8 +174,8 @@ RED = {"a.png": encoded(stripes("red"))}
     ({}, "holds no images"),
     (RED, "holds one image, and two are needed"),
     (RED | {"b.png": encoded(stripes("red", width=40, height=20))}, "b.png is 20×40, but .*a.png is 32×32; say size="),
-    (RED | {"b.png": b"some text"}, "b.png cannot be read as an image"),
-    (RED | {"b.jpg": encoded(stripes("red"), "JPEG")[:-100]}, "b.jpg cannot be read as an image"),
+    (RED | {"b.png": b"some text"}, "b.png is not a picture"),
+    (RED | {"b.jpg": encoded(stripes("red"), "JPEG")[:-100]}, "b.jpg cannot be read as a picture"),
     (RED | {"b.png": encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16)))}, "b.png has more than 8 bits"),
 ], ids=["empty", "one image", "two sizes", "text", "truncated", "16 bits"])
 def test_what_spoils_a_folder_is_named(tmp_path, files, message):
