@@ -29,7 +29,10 @@ verify: $(READY)  ## evaluate the shipped weights on CIFAR-10 and hold them agai
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-test: $(READY)  ## all tests: unit and property tests, stored outputs (nbval), papermill
+app: $(READY)    ## show notebook 06 as an app, without its code
+	$(BIN)/voila notebooks/06_exploring_latents.ipynb
+
+test: $(READY)  ## all tests: unit and property tests, stored outputs (nbval), papermill, browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lint: $(READY)  ## ruff over the package, the tests and the notebooks
@@ -44,10 +47,10 @@ runs: $(READY)   ## train the recorded runs that are not there, both presets, se
 
 bench: $(READY)  ## measure speeds and costs (downloads CIFAR-10, runs all tests), and write results/bench/*.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
-	for name in shortcuts soap train costs; do $(BIN)/python bench/$$name.py || exit 1; done
+	for name in shortcuts soap train photos explore costs; do $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
 	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist
 	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help install results results-full verify lab test lint notebooks runs bench clean
+.PHONY: help install results results-full verify lab app test lint notebooks runs bench clean

@@ -14,9 +14,10 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"]
 NBVAL = ["--nbval", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
 LAYERS = {
     "results": [sys.executable, "notebooks/run_all.py", "--profile", "quick"],
-    "unit": [*PYTEST, "tests", "--ignore", "tests/test_notebooks.py"],
+    "unit": [*PYTEST, "tests", "--ignore", "tests/test_notebooks.py", "--ignore", "tests/browser"],
     "nbval": [*PYTEST, *NBVAL, "notebooks"],
     "papermill": [*PYTEST, "tests/test_notebooks.py"],
+    "browser": [*PYTEST, "tests/browser"],
 }
 
 

@@ -33,7 +33,6 @@ RUNS = {
     "ablation-dropout-0.05": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.05))),
     "ablation-no-zero-init": ("tuned", SHORT | dict(model=TUNED | dict(zero_init=False))),
     "ablation-groups-8": ("tuned", SHORT | dict(model=TUNED | dict(groups=8))),
-    "ablation-bfloat16": ("tuned", SHORT | dict(precision="bfloat16")),
     "seed-1": ("tuned", dict(seed=1)),
     "seed-2": ("tuned", dict(seed=2)),
 }

@@ -304,6 +304,8 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     pictures = {name: widgets.Image(layout=widgets.Layout(object_fit="none")) for name in view.options}
     scroll = widgets.Box(list(pictures.values()))
     scroll.add_class("dcae-scroll")
+    # Jupyter's server closes the connection on messages larger than that, before anything here sees them.
+    hint = label("<small>PNG, JPEG or WebP of up to 10 MB; for a larger one, upload(model, photo=path)</small>")
 
     def show(source, name: str) -> dict[str, Tensor]:
         x = to_model(torch.from_numpy(np.array(read_picture(source, name, MOST_PIXELS))).permute(2, 0, 1))
@@ -335,7 +337,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     Redraw(flip, message).watch(view)
     still = plots.image_rows({"middle": torch.stack([plots.middle(picture, 96) for picture in shown.values()])}, list(shown))
     return Explorer(
-        [widgets.HBox([file, save, bar]), said, view, scroll], {"file": file, "view": view}, pictures, message, still
+        [widgets.HBox([file, save, bar]), said, view, scroll, hint], {"file": file, "view": view}, pictures, message, still
     )
 
 

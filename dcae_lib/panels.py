@@ -61,6 +61,7 @@ class Picture(widgets.VBox):
         self.image = widgets.Image(layout=widgets.Layout(width=f"{width}px", height=f"{height or width}px"))
         self.image.add_class("dcae-pixels")
         super().__init__([self.title, self.image], layout=widgets.Layout(margin="0 8px 0 0"))
+        self.add_class("dcae-picture")
 
     def show(self, x: Tensor, title: str | None = None) -> None:
         """x: as `png` takes it. None keeps the title."""

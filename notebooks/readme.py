@@ -3,11 +3,23 @@
 import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 from dcae_lib.lesson import DOCUMENT_L1
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+
+# What was changed in each of the ablations of bench/runs.py.
+CHOICES = {
+    "ablation-adamw": "AdamW instead of SOAP, at its own learning rate",
+    "ablation-direct": '`shortcut="direct"`',
+    "ablation-no-shortcut": '`shortcut="none"`',
+    "ablation-dropout-0.01": "dropout 0.01",
+    "ablation-dropout-0.05": "dropout 0.05",
+    "ablation-no-zero-init": "residual branches do not start at zero",
+    "ablation-groups-8": "8 groups in each norm instead of 1",
+}
 
 
 def read(name: str) -> dict:
@@ -15,16 +27,16 @@ def read(name: str) -> dict:
 
 
 def results() -> str:
-    """The document's table beside the recorded run, and the linear baseline."""
-    run, linear = read("full/history"), read("full/03")
+    """The document's table beside its recipe and ours, and the linear baseline."""
+    run, document, linear = read("full/history"), read("runs/document/history"), read("full/03")
     lines = [
-        "| epoch | training L1, the document | training L1, here | test L1 | test PSNR | test SSIM |",
-        "|---|---|---|---|---|---|",
+        "| epoch | training L1: the document | its recipe here | ours | test L1, ours | test PSNR | test SSIM |",
+        "|---|---|---|---|---|---|---|",
     ]
     for epoch, reported in DOCUMENT_L1.items():
-        row = run["history"][epoch - 1]
+        row, other = run["history"][epoch - 1], document["history"][epoch - 1]
         lines.append(
-            f"| {epoch} | {reported:.4f} | {row['train_l1']:.4f} | {row['l1']:.4f} "
+            f"| {epoch} | {reported:.4f} | {other['train_l1']:.4f} | {row['train_l1']:.4f} | {row['l1']:.4f} "
             f"| {row['psnr']:.2f} dB | {row['ssim']:.3f} |"
         )
     config, passed = run["config"], next(row for row in run["history"] if row["l1"] < min(DOCUMENT_L1.values()))
@@ -34,10 +46,36 @@ def results() -> str:
         f"{config['batch_size']}, learning rate {config['lr']}, shortcut `{config['model'].get('shortcut', 'pool')}`, "
         f"{config['epochs']} epochs in {sum(row['seconds'] for row in run['history']) / 60:.0f} minutes of training on "
         f"{run['sessions'][0]['threads']} thread ({run['sessions'][0]['hardware']}). PSNR and SSIM are means over the test "
-        f"images. The document's last L1 is passed in epoch {passed['epoch']}. The best linear map of each 4×4 patch "
+        f"images. The document's last L1 is passed in epoch {passed['epoch']}; its recipe ends at "
+        f"{document['history'][-1]['psnr']:.2f} dB here. The best linear map of each 4×4 patch "
         f"to sixteen numbers (PCA) reaches {linear['psnr_pca_16']:.2f} dB; PCA of whole images with as many numbers as "
         f"the latent, which serves one size of image only, {linear['psnr_pca_whole']:.2f} dB.",
+        *seeds(run),
     ]
+    return "\n".join(lines)
+
+
+def seeds(run: dict) -> list[str]:
+    """A sentence on how much chance is in the recorded run, if other seeds were run."""
+    others = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("runs/seed-*/history.json"))]
+    if not others:
+        return []
+    psnr, l1 = ([record["history"][-1][name] for record in (run, *others)] for name in ("psnr", "l1"))
+    return [
+        "",
+        f"{len(psnr)} seeds: PSNR {mean(psnr):.2f} ± {stdev(psnr):.2f} dB, L1 {mean(l1):.4f} ± {stdev(l1):.4f} "
+        "(mean ± standard deviation).",
+    ]
+
+
+def choices() -> str:
+    """What each choice is worth after ten epochs, one change at a time."""
+    runs = {path.parent.name: json.loads(path.read_text()) for path in RESULTS.glob("runs/ablation-*/history.json")}
+    base = runs.pop("ablation-tuned")["history"][-1]
+    lines = ["| ten epochs of CIFAR-10 | test PSNR | difference |", "|---|---|---|", f"| tuned | {base['psnr']:.2f} dB | |"]
+    for name, record in sorted(runs.items(), key=lambda item: -item[1]["history"][-1]["psnr"]):
+        psnr = record["history"][-1]["psnr"]
+        lines.append(f"| {CHOICES[name]} | {psnr:.2f} dB | {psnr - base['psnr']:+.2f} |")
     return "\n".join(lines)
 
 
@@ -63,6 +101,32 @@ def soap() -> str:
     return "\n".join([*lines, "", f"CPU time on one thread ({record['processor']}), all of them in turns in one process."])
 
 
+def photos() -> str:
+    """What a photograph loses, by how it goes through the network and by the groups of its norms."""
+    rows = read("bench/photos")["rows"]
+    lines = ["| PSNR, dB: in one piece / 32×32 tiles / overlapping tiles | " + " | ".join(
+        row["photo"] for row in rows if row["groups"] == 1
+    ) + " |", "|---|---|---|---|"]
+    for groups, name in ((1, "the course's weights, 1 group in each norm"), (8, "8 groups"), (32, "the document's recipe, 32 groups")):
+        found = [row["psnr"] for row in rows if row["groups"] == groups]
+        lines.append(f"| {name} | " + " | ".join(f"{p['whole']:.1f} / {p['tiles']:.1f} / {p['32/8']:.1f}" for p in found) + " |")
+    return "\n".join(lines)
+
+
+def explorers() -> str:
+    """How fast the explorers answer."""
+    record = read("bench/explore")
+    slowest = max(record["compute_ms"], key=record["compute_ms"].get)
+    keys = [value for name, value in record["browser"].items() if name != "upload_seconds"]
+    return (
+        f"From a slider's new value to the new picture, the slowest (`{slowest}`) computes for "
+        f"{record['compute_ms'][slowest]:.0f} ms; in JupyterLab, from the key to the changed pixels, {min(keys):.0f} to "
+        f"{max(keys):.0f} ms pass. A photo of 1,024×1,024 pixels takes {record['browser']['upload_seconds']:.1f} s from "
+        f"choosing the file to seeing the result. Medians of {record['rounds']}, one thread ({record['processor']}). Drawing one "
+        f"picture as a figure would take {record['picture_ms']['figure']:.0f} ms instead of {record['picture_ms']['png']:.1f}."
+    )
+
+
 def costs() -> str:
     """What the two commands and the layers of the tests cost."""
     cost = read("bench/costs")
@@ -71,6 +135,7 @@ def costs() -> str:
         "unit": "unit and property tests",
         "nbval": "stored outputs (nbval)",
         "papermill": "papermill, with every solution",
+        "browser": "JupyterLab and Voilà in Chromium",
     }
     lines = ["| | minutes | peak memory |", "|---|---|---|"]
     for key, name in names.items():
@@ -80,7 +145,7 @@ def costs() -> str:
 
 def written(text: str) -> str:
     """The README with everything between its markers written anew."""
-    for section in (results, speed, soap, costs):
+    for section in (results, choices, speed, photos, explorers, soap, costs):
         name, lines = section.__name__, section()
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda m, lines=lines: f"{m[1]}{lines}\n{m[2]}", text, flags=re.S)

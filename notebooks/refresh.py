@@ -17,13 +17,19 @@ def refresh(path: Path) -> None:
     NotebookClient(notebook, timeout=None, record_timing=False, coalesce_streams=True, resources=place).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            # A bar or a slider needs a live kernel: stored, it would be an empty box on GitHub.
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            # A bar or a slider needs a live kernel: stored, it would be an empty box on GitHub. An explorer leaves its still.
+            cell.outputs = [output for output in cell.outputs if without_widget(output)]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     nbformat.write(notebook, path)
+
+
+def without_widget(output: nbformat.NotebookNode) -> bool:
+    """Take the widget out of an output; whether a picture is left, or there was no widget."""
+    data = output.get("data", {})
+    return data.pop(WIDGET, None) is None or "image/png" in data
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
 """The fused shortcuts keep their promise of speed, and the benchmarks write what they say."""
 
+import hashlib
 import json
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "data")]
 
+import explore  # noqa: E402
+import make_photos  # noqa: E402
+import photos  # noqa: E402
 import runs  # noqa: E402
 import shortcuts  # noqa: E402
 import soap  # noqa: E402
 import sweep  # noqa: E402
 import train as bench_train  # noqa: E402
 
-from dcae_lib import blocks  # noqa: E402
+from dcae_lib import DCAE, blocks  # noqa: E402
 from dcae_lib.cifar10 import SHA256  # noqa: E402
 
 
@@ -91,7 +97,7 @@ def test_training_is_timed_beside_the_readers_loop_and_is_not_far_slower(tmp_pat
     assert len(capsys.readouterr().out.splitlines()) == len(rows)
 
 
-@pytest.mark.parametrize("name", [name for name in runs.RUNS if (runs.folder(name) / "history.json").exists()])
+@pytest.mark.parametrize("name", runs.RUNS)
 def test_a_recorded_run_was_trained_as_the_list_says_by_committed_code(name):
     assert runs.recorded(name), f"{name} is not there with these settings: python bench/runs.py {name}"
     record = json.loads((runs.folder(name) / "history.json").read_text())
@@ -130,3 +136,38 @@ def test_the_soap_benchmark_writes_times_ratios_and_where_they_were_measured(tmp
         assert ours["times_adamw"] == pytest.approx(ours["milliseconds"] / adamw["milliseconds"], abs=0.01)
         assert peer["times_ours"] == pytest.approx(peer["milliseconds"] / ours["milliseconds"], abs=0.01)
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(record["rows"])
+
+
+def test_an_explorer_answers_within_ten_times_its_bar(tmp_path, capsys):
+    out = tmp_path / "new" / "explore.json"
+    explore.main(["--rounds", "5", "--no-browser", "--out", str(out)])
+    record = json.loads(out.read_text())
+    assert max(record["compute_ms"].values()) < 300 and record["upload_seconds"] < 20
+    assert json.loads(capsys.readouterr().out) == record
+
+
+def test_the_recorded_explorers_keep_their_bars():
+    record = json.loads(explore.RESULT.read_text())
+    assert record["threads"] == 1 and record["rounds"] >= 50
+    assert max(record["compute_ms"].values()) <= 30
+    assert record["browser"].pop("upload_seconds") <= 2 and record["upload_seconds"] <= 2
+    assert max(record["browser"].values()) <= 100
+
+
+def test_overlapping_tiles_are_the_best_way_for_every_recorded_photo():
+    rows = json.loads(photos.OUT.read_text())["rows"]
+    assert {row["groups"] for row in rows} == {1, 8, 32}
+    for row in rows:
+        assert row["psnr"]["32/8"] > max(row["psnr"]["whole"], row["psnr"]["tiles"])
+
+
+def test_the_recorded_numbers_of_the_shipped_weights_on_a_photo_are_found_again():
+    rows = json.loads(photos.OUT.read_text())["rows"]
+    recorded = next(row["psnr"] for row in rows if row["groups"] == 1 and row["photo"] == "cat")
+    assert photos.measure(DCAE.from_pretrained(), photos.photo("cat")) == pytest.approx(recorded, abs=0.01)
+
+
+def test_the_photographs_are_those_of_the_list():
+    for name, (_, sha256) in make_photos.PHOTOS.items():
+        with Image.open(ROOT / "data" / "photos" / f"{name}.webp") as image:
+            assert hashlib.sha256(np.asarray(image).tobytes()).hexdigest() == sha256

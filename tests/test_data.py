@@ -14,7 +14,7 @@ from PIL import Image
 
 from dcae_lib import load_images, to_model, to_uint8
 from dcae_lib.cifar10 import DataError
-from dcae_lib.data import batches
+from dcae_lib.data import batches, read_picture
 from dcae_lib.resources import resource
 
 # ---- pixels and batches
@@ -158,6 +158,19 @@ def test_a_photo_stands_upright_as_its_exif_says(tmp_path):
     x = loaded(twice(tmp_path, stripes("red", "blue", width=40, height=20), "jpg", exif=exif, quality=95))
     assert x.shape == (2, 3, 40, 20)
     assert (x[:, 0, :18] > 200).all() and (x[:, 2, 22:] > 200).all()       # what was left is on top
+
+
+def test_one_picture_is_read_from_a_path_or_an_open_file_if_it_has_no_more_pixels_than_allowed(tmp_path):
+    stripes("red", width=8, height=4).save(tmp_path / "a.png")
+    for file in (tmp_path / "a.png", str(tmp_path / "a.png"), io.BytesIO((tmp_path / "a.png").read_bytes())):
+        assert read_picture(file, "a", most_pixels=32).tobytes() == stripes("red", width=8, height=4).tobytes()
+        with pytest.raises(DataError, match="^a is 8×4; 0 megapixels at most"):
+            read_picture(file, "a", most_pixels=31)
+
+
+def test_what_is_half_transparent_is_half_white():
+    content = encoded(Image.new("RGBA", (4, 4), (200, 100, 0, 51)))
+    assert read_picture(io.BytesIO(content), "a").getpixel((1, 1)) == (244, 224, 204)
 
 
 def test_the_test_set_is_the_same_tenth_every_time_and_the_rest_is_for_training(tmp_path):

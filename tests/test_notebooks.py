@@ -110,6 +110,11 @@ class TestStored:
                     assert output.output_type != "error"
                     assert len(output.get("data", {}).get("image/png", "")) < 150_000       # base64 of 110 KB
 
+    def test_an_explorer_left_a_still_figure_for_pages_without_a_kernel(self, path):
+        for cell in nbformat.read(path, 4).cells:
+            if cell.source.startswith("explore."):
+                assert [set(output.data) for output in cell.outputs] == [{"text/plain", "image/png"}]
+
     def test_it_names_no_machine_path_and_holds_no_broken_widget_state(self, path):
         assert not re.search(r"/(home|root|Users|tmp)/|[A-Z]:\\\\", path.read_text(encoding="utf-8"))
         assert "widgets" not in nbformat.read(path, 4).metadata
