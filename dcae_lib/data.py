@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,12 +11,20 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .cifar10 import CLASSES, SHA256, DataError, load_cifar10
 from .resources import resource
+
+# How to set a picture upright, by its EXIF orientation; 1 is upright.
+UPRIGHT = dict(zip(range(2, 9), (
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+)))
+# All that Pillow was seen to raise on damaged files of its formats.
+UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -165,8 +174,10 @@ def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits
 def read_picture(file: str | Path | BinaryIO, name: str, most_pixels: int | None = None) -> Image.Image:
     """Open what Pillow can read as RGB: upright as its EXIF orientation says, its first frame, on white if transparent.
 
-    Raises DataError, in one line, for what cannot be read, has 16 bits or more than `most_pixels` pixels.
+    Raises DataError, in one line, for what cannot be read, has grey values of more than 8 bits, or more than
+    `most_pixels` pixels. Colours of 16 bits lose the lower 8.
     """
+    name = " ".join(name.split())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # its size is looked at before its pixels
@@ -177,14 +188,18 @@ def read_picture(file: str | Path | BinaryIO, name: str, most_pixels: int | None
                 raise DataError(f"{name} is {width}×{height}; {most_pixels / 1e6:.0f} megapixels at most: scale it down first")
             if image.mode.startswith(("I", "F")):           # Pillow would clip these to white or black
                 raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
-            image = ImageOps.exif_transpose(image)
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            if turn is not None:                            # ImageOps.exif_transpose fails on tags that it need not read
+                image = image.transpose(turn)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
+    except DataError:
+        raise
     except UnidentifiedImageError as error:                 # its own message names an object in memory
         raise DataError(f"{name} is not a picture, or in a format that is not known here") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{name} cannot be read as a picture ({error}); remove or repair it") from error
 
 

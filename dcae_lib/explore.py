@@ -35,7 +35,7 @@ def channels(model: DCAE, images: ImageSet) -> Explorer:
     x, z = _latents(model, images)
     mean, bounds = z.mean((0, 2, 3)), z.abs().amax((0, 2, 3))
     stamps, costs = latents.effects(model, z[:64])
-    stamps = plots.middle(stamps / stamps.abs().amax((1, 2, 3), keepdim=True), 16)
+    stamps = plots.middle(stamps / stamps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12), 16)
     pick, message = Thumbnails(x[:SHOWN]), label("")
     original, result, error = Picture("original"), Picture(""), Picture("difference × 4")
     gains, switches, maps, cells = [], [], [], []
@@ -107,7 +107,7 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
     Redraw(draw, message).watch(percent)
     Redraw(draw_strip, message).watch(first.choice, second.choice)
     draw_strip()
-    above, below = walk(3, 7)
+    above, below = walk(first.choice.value, second.choice.value)
     still = plots.image_rows({"latents": above, "pixels": below}, [f"{100 * t:.0f} %" for t in shares.flatten()])
     return Explorer(
         [first, second, widgets.HBox([play, percent]), widgets.HBox([through, across]), strip],
@@ -181,7 +181,7 @@ def quantisation(model: DCAE, images: ImageSet) -> Explorer:
     Redraw(draw, message).watch(pick.choice, levels)
     draw()
     some = (2, 4, 8, 16, 32, 64, 256)
-    shown = {k: [rounded(k, n) for n in some] for k in range(2)}
+    shown = {k: [rounded(k, n) for n in some] for k in range(min(2, len(x)))}
     titles = [f"{n} levels\n{_psnr(y, x[0])}\n{bits:.1f} bpp" for n, (y, bits) in zip(some, shown[0])]
     still = plots.image_rows({f"image {k}": torch.stack([y for y, _ in row]) for k, row in shown.items()}, titles)
     return Explorer(
@@ -256,7 +256,7 @@ def _on_sites(
     draw()
     corner = torch.zeros(z.shape[2:], dtype=torch.bool)
     corner[:2, :2] = True
-    shown = [changed(k, corner, frozen) for k, frozen in ((0, False), (0, True), (1, False), (1, True))]
+    shown = [changed(k, corner, frozen) for k in range(min(2, len(x))) for frozen in (False, True)]
     pictures = {
         "result": torch.stack([y for y, _, _ in shown]),
         "change": torch.stack([plots.log_change(delta, near) for _, delta, near in shown]),
@@ -309,7 +309,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
 
     def show(source, name: str) -> dict[str, Tensor]:
         x = to_model(torch.from_numpy(np.array(read_picture(source, name, MOST_PIXELS))).permute(2, 0, 1))
-        bar.layout.visibility = "visible"
+        bar.value, bar.layout.visibility = 0, "visible"
         try:
             y = reconstruct(model, x, after_row=lambda share: setattr(bar, "value", share))
         finally:
@@ -334,7 +334,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     shown = show(photo, photo.name)
     flip()
     Redraw(received, message).watch(file)
-    Redraw(flip, message).watch(view)
+    view.observe(flip, "value")
     still = plots.image_rows({"middle": torch.stack([plots.middle(picture, 96) for picture in shown.values()])}, list(shown))
     return Explorer(
         [widgets.HBox([file, save, bar]), said, view, scroll, hint], {"file": file, "view": view}, pictures, message, still

@@ -139,6 +139,7 @@ class Thumbnails(widgets.HBox):
 
     def __init__(self, images: Tensor, chosen: int = 0, name: str = "image"):
         layout = widgets.Layout(width="40px", height="40px")
+        chosen = min(chosen, len(images) - 1)
         kind = f"dcae-{name}-{id(self)}"
         rules = [
             f".{kind}-{k} {{ background-image: url(data:image/png;base64,{base64.b64encode(png(x)).decode()}) }}"

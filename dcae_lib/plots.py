@@ -48,10 +48,10 @@ def show_image(ax: Axes, x: Tensor, title: str = "") -> None:
     """Draw one picture: [3, H, W] in colour (uint8, or floats in [-1, 1]) or [H, W] floats, blue below 0, red above."""
     if x.ndim == 3:
         x = x if x.dtype == torch.uint8 else to_uint8(x)
-        ax.imshow(x.permute(1, 2, 0).cpu().numpy())
+        ax.imshow(x.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     else:
         bound = float(x.abs().max()) or 1.0
-        ax.imshow(x.detach().cpu().numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound)
+        ax.imshow(x.detach().cpu().numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.grid(False)

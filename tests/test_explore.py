@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from dcae_lib import DCAE, explore, latents, load_images, panels, plots, to_model, to_uint8
+from dcae_lib import DCAE, ImageSet, explore, latents, load_images, panels, plots, to_model, to_uint8
 from dcae_lib.data import DataError, read_picture
 from dcae_lib.metrics import psnr
 from dcae_lib.resources import resource
@@ -267,10 +267,10 @@ def test_steps_go_from_the_start_along_the_principal_components_and_reset_takes_
     mean, axes, std = latents.principal_components(course.z, 8)
     start = shown(explorer)
     assert_shows(explorer.pictures["picture"], course.decode(mean))
-    explorer.controls["steps"][1].value, explorer.controls["steps"][7].value = 2, -3
-    assert_shows(explorer.pictures["picture"], course.decode(mean + 2 * std[1] * axes[1] - 3 * std[7] * axes[7]))
+    explorer.controls["steps"][0].value, explorer.controls["steps"][7].value = 2, -3
+    assert_shows(explorer.pictures["picture"], course.decode(mean + 2 * std[0] * axes[0] - 3 * std[7] * axes[7]))
     explorer.controls["start"].value = 3                    # the mean comes first
-    assert_shows(explorer.pictures["picture"], course.decode(course.z[2] + 2 * std[1] * axes[1] - 3 * std[7] * axes[7]))
+    assert_shows(explorer.pictures["picture"], course.decode(course.z[2] + 2 * std[0] * axes[0] - 3 * std[7] * axes[7]))
     explorer.controls["start"].value = 0
     button(explorer, "reset").click()
     assert shown(explorer) == start
@@ -350,6 +350,17 @@ def test_a_class_is_the_picture_of_its_mean_latent_beside_the_mean_of_its_pixels
     assert explorer.pictures["pixels"].title.value == f"mean of the pixels, {decibels(y, x)} apart"
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("name", ["channels", "interpolation", "directions", "quantisation", "damage", "brush"])
+def test_a_few_images_are_enough(course, name, count):
+    model, few = course.model, ImageSet(course.images.images[:count], None, "few", "")
+    if (name, count) == ("directions", 1):
+        with pytest.raises(ValueError, match="two latents"):
+            explore.directions(model, few)
+    else:
+        assert not getattr(explore, name)(model, few).message.value
+
+
 def test_classes_of_images_without_labels_are_refused(course):
     with pytest.raises(ValueError, match="sample test has no labels"):
         explore.classes(course.model, type(course.images)(course.images.images, None, "sample test", ""))
@@ -391,9 +402,9 @@ def test_a_click_chooses_a_thumbnail_and_marks_it_alone():
     pick, heard = panels.Thumbnails(images, 1), []
     pick.choice.observe(lambda change: heard.append(change["new"]), "value")
     marked = [["dcae-chosen" in button._dom_classes for button in pick.buttons]]
-    pick.buttons[2].click()
+    pick.buttons[0].click()
     marked.append(["dcae-chosen" in button._dom_classes for button in pick.buttons])
-    assert heard == [2] and marked == [[False, True, False], [False, False, True]]
+    assert heard == [0] and marked == [[False, True, False], [True, False, False]]
     style = pick.children[0].value
     for button, image in zip(pick.buttons, images):
         (rule,) = re.findall(rf"\.{button._dom_classes[1]} {{ background-image: url\(data:image/png;base64,(.*?)\) }}", style)
@@ -402,9 +413,9 @@ def test_a_click_chooses_a_thumbnail_and_marks_it_alone():
 
 def test_the_buttons_of_a_board_stand_row_by_row():
     board = panels.Sites(2, 3)
-    board.buttons[4].value = True
-    assert board.buttons[4].tooltip == "row 1, column 1"
-    assert board.chosen().tolist() == [[False, False, False], [False, True, False]]
+    board.buttons[3].value = True
+    assert board.buttons[3].tooltip == "row 1, column 0"
+    assert board.chosen().tolist() == [[False, False, False], [True, False, False]]
 
 
 def test_a_change_is_drawn_on_a_log_scale_and_the_edge_of_the_region_in_white():
@@ -523,12 +534,27 @@ BAD = {
     "empty": (b"", "is not a picture"),
     "truncated": (encoded(FLAT.resize((300, 300)), "JPEG")[:-200], "cannot be read as a picture .*truncated"),
     "broken": (encoded(GRADIENT, "PNG").replace(b"IDAT", b"IDAT\0"), "cannot be read as a picture"),
+    "broken chunk": (
+        b"\x8f\x05! ".join(encoded(Image.effect_noise((400, 400), 99), "PNG").rsplit(b"IDAT", 1)), "cannot be read .*broken PNG"
+    ),
     "16 bits": (encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16)), "PNG"), "has more than 8 bits"),
     "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "has more than 8 bits"),
     "large": (bomb(10_000), "is 10000×10000; 16 megapixels at most"),
     "a little too large": (bomb(4001), "is 4001×4001; 16 megapixels at most"),
+    "damaged AVIF": (encoded(FLAT, "AVIF").replace(b"pitm", b"pitx"), "cannot be read as a picture"),
     "vast": (bomb(40_000), "cannot be read as a picture .*1600000000 pixels"),
 }
+
+
+def test_a_photo_with_a_mistyped_tag_is_read_and_set_upright():
+    entries = struct.pack(">HHHIHH", 2, 0x112, 3, 1, 6, 0) + struct.pack(">HHI4s", 0x11C, 2, 4, b"cam\0")     # text for a number
+    exif = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + entries + bytes(4)
+    assert read_picture(io.BytesIO(encoded(FLAT.resize((20, 30)), "JPEG", exif=exif)), "photo.jpg").size == (30, 20)
+
+
+def test_a_name_of_two_lines_makes_a_message_of_one():
+    with pytest.raises(DataError, match="^a b is not a picture"):
+        read_picture(io.BytesIO(b"text"), "a\nb")
 
 
 @pytest.mark.parametrize("kind", BAD)

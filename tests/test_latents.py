@@ -216,14 +216,15 @@ def ridge_accuracy(x, labels, x_test, labels_test):
     """One D×D system per ridge, whatever N is."""
     x, x_test = (v.double().numpy().reshape(len(v), -1) for v in (x, x_test))
     x, x_test = (x - x.mean(0)) / x.std(ddof=1), (x_test - x.mean(0)) / x.std(ddof=1)
-    y, kept = np.eye(int(labels.max()) + 1)[labels], len(x) * 4 // 5
+    y, order = np.eye(int(labels.max()) + 1)[labels], torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    kept, held = order[: len(x) * 4 // 5].numpy(), order[len(x) * 4 // 5:].numpy()
 
     def accuracy(ridge, x, y, x_to, labels_to):
         a, b = x - x.mean(0), y - y.mean(0)
         weight = np.linalg.solve(a.T @ a + ridge * len(a) * np.eye(a.shape[1]), a.T @ b)
         return float((((x_to - x.mean(0)) @ weight + y.mean(0)).argmax(1) == labels_to.numpy()).mean())
 
-    tried = {10.0**k: accuracy(10.0**k, x[:kept], y[:kept], x[kept:], labels[kept:]) for k in range(-3, 4)}
+    tried = {10.0**k: accuracy(10.0**k, x[kept], y[kept], x[held], labels[held]) for k in range(-3, 4)}
     return accuracy(max(tried, key=tried.get), x, y, x_test, labels_test)
 
 
@@ -248,6 +249,13 @@ def test_the_probe_finds_every_class_that_a_plane_separates_and_none_in_noise(N,
 
 
 # ---- fewer values
+
+
+def test_one_level_or_one_latent_is_refused():
+    with pytest.raises(ValueError, match="levels must be 2 or more, got 1"):
+        latents.levels_of(random(2, 3, 4, 4), 1, torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match="two latents"):
+        latents.principal_components(random(1, 3, 4, 4), 2)
 
 
 @patient
