@@ -93,15 +93,20 @@ def in_browser(rounds: int = ROUNDS) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory() as folder, chromium() as browser, jupyterlab(Path(folder)) as server:
         opened = run_in_lab(browser, Path(folder), server)
-        for name, title in (("channels", "reconstruction, "), ("interpolation", "through the latents"), ("quantisation", "levels, ")):
+        titles = {"channels": "reconstruction, ", "interpolation": "through the latents", "directions": "moved",
+                  "quantisation": "levels, ", "damage": None}
+        for name, title in titles.items():
             found[name] = from_key_to_pixels(opened, name, title, rounds)
         shown = opened.explorer("upload")
-        with shown.page.expect_file_chooser() as chooser:
-            shown.box.get_by_role("button", name="your picture").click()
-        start = time.perf_counter()
-        chooser.value.set_files({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": photograph(1024)})
-        shown.box.get_by_text("large.jpg: 1024×1024 pixels").wait_for()
-        found["upload_seconds"] = time.perf_counter() - start
+        seconds = []
+        for k in range(5):
+            with shown.page.expect_file_chooser() as chooser:
+                shown.box.get_by_role("button", name="your picture").click()
+            start = time.perf_counter()
+            chooser.value.set_files({"name": f"{k}.jpg", "mimeType": "image/jpeg", "buffer": photograph(1024)})
+            shown.box.get_by_text(f"{k}.jpg: 1024×1024 pixels").wait_for()
+            seconds.append(time.perf_counter() - start)
+        found["upload_seconds"] = median(seconds)
     return found
 
 

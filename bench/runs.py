@@ -1,7 +1,7 @@
 """The recorded runs on all of CIFAR-10: both presets, three seeds, and what each choice is worth after ten epochs.
 
-`python bench/runs.py` trains what is not there yet, as many at a time as there are processors, each on one thread, into results/full and
-results/runs/<name>; a run that was stopped goes on. Hours without a GPU.
+`python bench/runs.py` trains what is not there yet, as many at a time as there are processors, each on one thread, into
+results/full and results/runs/<name>; a run that was stopped goes on. Hours without a GPU.
 """
 
 import argparse
@@ -33,6 +33,7 @@ RUNS = {
     "ablation-dropout-0.05": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.05))),
     "ablation-no-zero-init": ("tuned", SHORT | dict(model=TUNED | dict(zero_init=False))),
     "ablation-groups-8": ("tuned", SHORT | dict(model=TUNED | dict(groups=8))),
+    "ablation-groups-32": ("tuned", SHORT | dict(model=TUNED | dict(groups=32))),
     "seed-1": ("tuned", dict(seed=1)),
     "seed-2": ("tuned", dict(seed=2)),
 }

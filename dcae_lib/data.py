@@ -197,10 +197,12 @@ def read_picture(file: str | Path | BinaryIO, name: str, most_pixels: int | None
             return image.convert("RGB")
     except DataError:
         raise
+    except FileNotFoundError as error:
+        raise DataError(f"{name} is not there") from error
     except UnidentifiedImageError as error:                 # its own message names an object in memory
         raise DataError(f"{name} is not a picture, or in a format that is not known here") from error
     except UNREADABLE as error:
-        raise DataError(f"{name} cannot be read as a picture ({error}); remove or repair it") from error
+        raise DataError(f"{name} cannot be read as a picture ({error})") from error
 
 
 def _read_image(path: Path, size: tuple[int, int] | None, fit: str) -> np.ndarray:

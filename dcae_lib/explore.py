@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as widgets
-import numpy as np
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from . import latents, plots
 from .cifar10 import CLASSES
@@ -22,7 +22,8 @@ from .tiles import reconstruct
 
 MANY = 500                                                  # images that statistics are taken over
 SHOWN = 12                                                  # thumbnails
-LEVELS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+# Even: an odd count has a level in the middle, where most values are, and would cost less than the even one before.
+LEVELS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 MOST_PIXELS = 16_000_000                                    # of an uploaded picture: a telephone's photo fits
 
 
@@ -69,7 +70,7 @@ def channels(model: DCAE, images: ImageSet) -> Explorer:
     buttons = widgets.HBox([press("reset", lambda _: set_all(True)), press("all off", lambda _: set_all(False))])
     draw()
     grid = widgets.GridBox(cells, layout=widgets.Layout(grid_template_columns="repeat(4, 186px)", grid_gap="10px 4px"))
-    still = plots.channel_sheet(z[0], stamps, [f"{k}: {cost:.0f} dB" for k, cost in enumerate(costs)])
+    still = plots.channel_sheet(z[0], bounds, stamps, [f"{k}: {cost:.0f} dB" for k, cost in enumerate(costs)])
     return Explorer(
         [pick, widgets.HBox([original, result, error]), buttons, grid],
         {"image": pick.choice, "gains": gains, "switches": switches},
@@ -97,7 +98,7 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
         a, b, share = first.choice.value, second.choice.value, percent.value / 100
         y, pixels = _decode(model, torch.lerp(z[a], z[b], share)), torch.lerp(x[a], x[b], share)
         through.show(y)
-        across.show(pixels, f"through the pixels, {_psnr(y, pixels)} apart")
+        across.show(pixels, f"through the pixels, {_psnr(y, pixels)} between them")
 
     def draw_strip() -> None:
         above, below = walk(first.choice.value, second.choice.value)
@@ -110,7 +111,7 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
     above, below = walk(first.choice.value, second.choice.value)
     still = plots.image_rows({"latents": above, "pixels": below}, [f"{100 * t:.0f} %" for t in shares.flatten()])
     return Explorer(
-        [first, second, widgets.HBox([play, percent]), widgets.HBox([through, across]), strip],
+        [_row("from", first), _row("to", second), widgets.HBox([play, percent]), widgets.HBox([through, across]), strip],
         {"from": first.choice, "to": second.choice, "percent": percent},
         {"latents": through, "pixels": across, "strip": strip},
         message,
@@ -194,14 +195,14 @@ def quantisation(model: DCAE, images: ImageSet) -> Explorer:
 
 
 def damage(model: DCAE, images: ImageSet) -> Explorer:
-    """Click holes into a latent and add noise to it; the change on a log scale, the reach of the holes outlined."""
+    """Click holes into a latent, and fill them with noise; the change on a log scale, the reach of the holes outlined."""
     x, z = _latents(model, images)
     mean, std = z.mean((0, 2, 3))[:, None, None], z.std((0, 2, 3))[:, None, None]
     noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)) * std
     strength = slider("noise, σ", 0, 0, 2, 0.05)
 
     def punch(k: int, sites: Tensor) -> Tensor:
-        return torch.where(sites, mean, z[k] + strength.value * noise)
+        return torch.where(sites, mean + strength.value * noise, z[k])
 
     return _on_sites(model, x, z, punch, "punch holes: click the picture", strength, {"noise": strength})
 
@@ -214,8 +215,7 @@ def brush(model: DCAE, images: ImageSet) -> Explorer:
     def dab(k: int, sites: Tensor) -> Tensor:
         return torch.where(sites, z[paint.choice.value], z[k])
 
-    row = widgets.HBox([label("paint with"), paint], layout=widgets.Layout(align_items="center"))
-    return _on_sites(model, x, z, dab, "paint: click the picture", row, {"paint": paint.choice})
+    return _on_sites(model, x, z, dab, "paint: click the picture", _row("paint with", paint), {"paint": paint.choice})
 
 
 def _on_sites(
@@ -242,7 +242,9 @@ def _on_sites(
         board.picture.show(y)
         changes.show(plots.log_change(delta, near))
         said.value = f"{_psnr(y, x[k])} from the original"
-        if sites.any() and not near.all():
+        if near.all():
+            said.value += "; from here the convolutions reach the whole picture"
+        elif sites.any():
             said.value += f"; outside the line at most {127.5 * delta[:, ~near].abs().max():.1f} of 255 levels"
 
     def clear(_) -> None:
@@ -251,11 +253,12 @@ def _on_sites(
                 button.value = False
 
     redraw = Redraw(draw, message)
-    board.buttons[0].value = True                           # one corner, so that there is something to see
-    redraw.watch(pick.choice, freeze, *board.buttons, *controls.values())
-    draw()
     corner = torch.zeros(z.shape[2:], dtype=torch.bool)
     corner[:2, :2] = True
+    for button, inside in zip(board.buttons, corner.flatten()):
+        button.value = bool(inside)                         # so that there is something to see
+    redraw.watch(pick.choice, freeze, *board.buttons, *controls.values())
+    draw()
     shown = [changed(k, corner, frozen) for k in range(min(2, len(x))) for frozen in (False, True)]
     pictures = {
         "result": torch.stack([y for y, _, _ in shown]),
@@ -281,15 +284,16 @@ def classes(model: DCAE, images: ImageSet, names: tuple[str, ...] = CLASSES) -> 
     decoded = latents.decode_all(model, latents.class_means(latents.encode_all(model, x), images.labels)).clamp(-1, 1)
     pixels = latents.class_means(x, images.labels)
     message, left, right = label(""), Picture("mean latent, decoded"), Picture("")
+    names = [names[k] for k in images.labels.unique()]
     choice = widgets.ToggleButtons(options=[(name, k) for k, name in enumerate(names)], style={"button_width": "auto"})
 
     def draw() -> None:
         left.show(decoded[choice.value])
-        right.show(pixels[choice.value], f"mean of the pixels, {_psnr(decoded[choice.value], pixels[choice.value])} apart")
+        right.show(pixels[choice.value], f"mean of the pixels, {_psnr(decoded[choice.value], pixels[choice.value])} between them")
 
     Redraw(draw, message).watch(choice)
     draw()
-    still = plots.image_rows({"latents": decoded, "pixels": pixels}, list(names))
+    still = plots.image_rows({"latents": decoded, "pixels": pixels}, names)
     return Explorer(
         [choice, widgets.HBox([left, right])], {"class": choice}, {"latents": left, "pixels": right}, message, still
     )
@@ -308,7 +312,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     hint = label("<small>PNG, JPEG or WebP of up to 10 MB; for a larger one, upload(model, photo=path)</small>")
 
     def show(source, name: str) -> dict[str, Tensor]:
-        x = to_model(torch.from_numpy(np.array(read_picture(source, name, MOST_PIXELS))).permute(2, 0, 1))
+        x = to_model(pil_to_tensor(read_picture(source, name, MOST_PIXELS)))
         bar.value, bar.layout.visibility = 0, "visible"
         try:
             y = reconstruct(model, x, after_row=lambda share: setattr(bar, "value", share))
@@ -341,7 +345,14 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     )
 
 
+def _row(name: str, thumbnails: Thumbnails) -> widgets.HBox:
+    return widgets.HBox([label(name), thumbnails], layout=widgets.Layout(align_items="center"))
+
+
 def _latents(model: DCAE, images: ImageSet) -> tuple[Tensor, Tensor]:
+    """The images, and their latents; on the CPU, where single small pictures are fastest."""
+    if next(model.parameters()).device.type != "cpu":
+        raise ValueError("the explorers work on the CPU: explore.…(model.cpu(), images)")
     x = to_model(images.images[:MANY])
     return x, latents.encode_all(model, x)
 

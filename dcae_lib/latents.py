@@ -41,7 +41,7 @@ def along(mean: Tensor, axes: Tensor, std: Tensor, steps: Tensor) -> Tensor:
 
 @contextmanager
 def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
-    """Within, every GroupNorm of a module keeps the statistics that it has for x: a batch of one, or as many as come.
+    """Within, every GroupNorm of a module keeps the statistics that it has for x, a batch of one or of as many as follow.
 
     What is left is local: convolutions and pointwise functions.
     """
@@ -58,7 +58,8 @@ def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
 
     hooks = [m.register_forward_hook(freeze) for m in module.modules() if isinstance(m, nn.GroupNorm)]
     try:
-        module(x)
+        with torch.no_grad():
+            module(x)
         yield
     finally:
         for hook in hooks:
@@ -118,8 +119,8 @@ def principal_components(z: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def class_means(z: Tensor, labels: Tensor) -> Tensor:
-    """The mean of each class: [N, ...], int64 labels [N] → [classes, ...]."""
-    return torch.stack([z[labels == k].mean(0) for k in range(int(labels.max()) + 1)])
+    """The mean of each class that occurs, in order: [N, ...], int64 labels [N] → [classes, ...]."""
+    return torch.stack([z[labels == k].mean(0) for k in labels.unique()])
 
 
 def linear_probe(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor) -> float:

@@ -85,7 +85,8 @@ def png(x: Tensor, bound: float | None = None) -> bytes:
 class Redraw:
     """A callback that draws, and shows below what that raises: by itself, ipywidgets would only log it.
 
-    What was shown before stays. `with redraw.once():` moves many controls and draws one picture for all.
+    What was shown before stays. While one message is at work the page holds back the next and sends the latest value
+    when that is done (ipywidgets' throttle), so a fast hand never makes a queue. `with redraw.once():` moves many controls and draws one picture for all.
     """
 
     def __init__(self, draw: Callable[[], None], message: widgets.HTML):

@@ -44,13 +44,16 @@ def use_style() -> None:
     )
 
 
-def show_image(ax: Axes, x: Tensor, title: str = "") -> None:
-    """Draw one picture: [3, H, W] in colour (uint8, or floats in [-1, 1]) or [H, W] floats, blue below 0, red above."""
+def show_image(ax: Axes, x: Tensor, title: str = "", bound: float | None = None) -> None:
+    """Draw one picture: [3, H, W] in colour (uint8, or floats in [-1, 1]) or [H, W] floats, blue below 0, red above.
+
+    The colours of floats reach to ±bound; None: to the largest.
+    """
     if x.ndim == 3:
         x = x if x.dtype == torch.uint8 else to_uint8(x)
         ax.imshow(x.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     else:
-        bound = float(x.abs().max()) or 1.0
+        bound = bound or float(x.abs().max()) or 1.0
         ax.imshow(x.detach().cpu().numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
@@ -103,7 +106,7 @@ def live_curve(place, line: float, label: str) -> Callable[[Run], None]:
 def error_maps(y: Tensor, x: Tensor, gain: float = 4.0) -> Tensor:
     """Where a reconstruction differs: |y - x| times gain, as a picture from black to white, clamped.
 
-    Two float batches [B, 3, H, W] in [-1, 1] → the same.
+    Two pictures or batches [..., 3, H, W], floats in [-1, 1] → the same.
     """
     return ((y - x).abs() * gain - 1).clamp(-1, 1)
 
@@ -147,15 +150,15 @@ def log_change(delta: Tensor, near: Tensor, scale: int = 8) -> Tensor:
     return torch.where(edge.cpu(), torch.tensor(255, dtype=torch.uint8), colours)
 
 
-def channel_sheet(z: Tensor, stamps: Tensor, titles: list[str], columns: int = 8) -> Figure:
-    """Map and stamp of each channel, one below the other: z [C, h, w], stamps [C, 3, H, W]."""
+def channel_sheet(z: Tensor, bounds: Tensor, stamps: Tensor, titles: list[str], columns: int = 8) -> Figure:
+    """Map and stamp of each channel, one below the other: z [C, h, w] coloured to ±bounds [C], stamps [C, 3, H, W]."""
     rows = -(-len(z) // columns)
     fig, axes = plt.subplots(2 * rows, columns, figsize=(WIDTH, 2.3 * rows), squeeze=False)
     for ax in axes.flat[len(z) * 2:]:
         ax.axis("off")
-    for k, (values, stamp, title) in enumerate(zip(z, stamps, titles)):
+    for k, (values, bound, stamp, title) in enumerate(zip(z, bounds, stamps, titles)):
         row, column = 2 * (k // columns), k % columns
-        show_image(axes[row, column], values, title)
+        show_image(axes[row, column], values, title, float(bound))
         show_image(axes[row + 1, column], stamp)
     return fig
 

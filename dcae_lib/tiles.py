@@ -22,13 +22,14 @@ def reconstruct(
     """Encode and decode a picture of any size in tiles of the size that the model knows: [3, H, W] → [3, H, W].
 
     Each tile stands alone, so the norms see what they saw in training. Neighbours share a seam `overlap` pixels wide
-    in which one fades into the other; the picture's edges are repeated outwards, as far as the tiles reach.
+    in which one fades into the other (without overlap they stand side by side); the picture's edges are repeated
+    outwards, as far as the tiles reach.
     `after_row` is told the share that is done, in (0, 1]. Pixels in [-1, 1], on any device; the result is where x was.
     """
     if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
         raise ValueError(f"expected one picture [3, H, W], got shape {list(x.shape)}")
-    if not 0 < overlap <= tile // 2 or tile % model.factor:
-        raise ValueError(f"tile must be a multiple of {model.factor}, overlap 1 to {tile // 2}; got {tile}, {overlap}")
+    if tile < 1 or tile % model.factor or not 0 <= overlap <= tile // 2:
+        raise ValueError(f"tile must be a multiple of {model.factor}, overlap 0 to {tile // 2}; got {tile}, {overlap}")
     H, W = x.shape[1:]
     step = tile - overlap
     rows, columns = (-(-(side + overlap) // step) for side in (H, W))

@@ -12,13 +12,14 @@ RESULTS = ROOT / "results"
 
 # What was changed in each of the ablations of bench/runs.py.
 CHOICES = {
-    "ablation-adamw": "AdamW instead of SOAP, at its own learning rate",
+    "ablation-adamw": "AdamW instead of SOAP, its learning rate tuned",
     "ablation-direct": '`shortcut="direct"`',
     "ablation-no-shortcut": '`shortcut="none"`',
     "ablation-dropout-0.01": "dropout 0.01",
     "ablation-dropout-0.05": "dropout 0.05",
     "ablation-no-zero-init": "residual branches do not start at zero",
     "ablation-groups-8": "8 groups in each norm instead of 1",
+    "ablation-groups-32": "one channel per group",
 }
 
 
@@ -104,11 +105,17 @@ def soap() -> str:
 def photos() -> str:
     """What a photograph loses, by how it goes through the network and by the groups of its norms."""
     rows = read("bench/photos")["rows"]
+    names = {
+        "full": "the course's weights, 1 group in each norm",
+        "ablation-tuned": "ten epochs, 1 group",
+        "ablation-groups-8": "ten epochs, 8 groups",
+        "ablation-groups-32": "ten epochs, one channel per group",
+    }
     lines = ["| PSNR, dB: in one piece / 32×32 tiles / overlapping tiles | " + " | ".join(
-        row["photo"] for row in rows if row["groups"] == 1
+        row["photo"] for row in rows if row["model"] == "full"
     ) + " |", "|---|---|---|---|"]
-    for groups, name in ((1, "the course's weights, 1 group in each norm"), (8, "8 groups"), (32, "the document's recipe, 32 groups")):
-        found = [row["psnr"] for row in rows if row["groups"] == groups]
+    for model, name in names.items():
+        found = [row["psnr"] for row in rows if row["model"] == model]
         lines.append(f"| {name} | " + " | ".join(f"{p['whole']:.1f} / {p['tiles']:.1f} / {p['32/8']:.1f}" for p in found) + " |")
     return "\n".join(lines)
 
@@ -121,8 +128,9 @@ def explorers() -> str:
     return (
         f"From a slider's new value to the new picture, the slowest (`{slowest}`) computes for "
         f"{record['compute_ms'][slowest]:.0f} ms; in JupyterLab, from the key to the changed pixels, {min(keys):.0f} to "
-        f"{max(keys):.0f} ms pass. A photo of 1,024×1,024 pixels takes {record['browser']['upload_seconds']:.1f} s from "
-        f"choosing the file to seeing the result. Medians of {record['rounds']}, one thread ({record['processor']}). Drawing one "
+        f"{max(keys):.0f} ms pass in the five with sliders. A photo of 1,024×1,024 pixels takes "
+        f"{record['browser']['upload_seconds']:.1f} s from choosing the file to seeing the result. Medians of "
+        f"{record['rounds']}, of 5 for the photo; one thread ({record['processor']}). Drawing one "
         f"picture as a figure would take {record['picture_ms']['figure']:.0f} ms instead of {record['picture_ms']['png']:.1f}."
     )
 

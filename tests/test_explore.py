@@ -145,7 +145,7 @@ MOVES = [
     ("directions", "start", 4, "picture"),
     ("directions", "steps", 1.5, "picture"),
     ("quantisation", "image", 5, "original result difference"),
-    ("quantisation", "levels", 3, "result difference"),
+    ("quantisation", "levels", 4, "result difference"),
     ("damage", "image", 5, "result change"),
     ("damage", "sites", None, "result change"),
     ("damage", "freeze", True, "result change"),
@@ -254,7 +254,7 @@ def test_a_walk_begins_at_one_picture_and_ends_at_the_other(explorer, course):
         y, x = (v[2] + percent / 100 * (v[9] - v[2]) for v in (course.z, course.x))
         assert_shows(pictures["latents"], course.decode(y))
         assert_shows(pictures["pixels"], x)
-        assert pictures["pixels"].title.value == f"through the pixels, {decibels(course.decode(y), x)} apart"
+        assert pictures["pixels"].title.value == f"through the pixels, {decibels(course.decode(y), x)} between them"
     strip = [course.decode(course.z[2]), course.decode(course.z[9]), course.x[2], course.x[9]]
     found = pixels(pictures["strip"].image.value)
     corners = torch.cat([torch.cat([found[:, r:r + 32, :32], found[:, r:r + 32, -32:]], 2) for r in (0, 32)], 1)
@@ -320,7 +320,7 @@ def test_with_frozen_norms_nothing_changes_outside_the_line(explorer, course):
 @on("damage")
 def test_a_hole_is_the_mean_of_each_channel_and_clear_fills_it(explorer, course):
     explorer.controls["image"].value = 4
-    explorer.controls["sites"][0].value = False
+    button(explorer, "clear").click()
     explorer.controls["sites"][8 * 5 + 2].value = True
     z = course.z[4].clone()
     z[:, 5, 2] = course.z.mean((0, 2, 3))
@@ -337,7 +337,7 @@ def test_a_brush_paints_the_latent_of_the_other_picture(explorer, course):
     explorer.controls["paint"].value, explorer.controls["image"].value = 3, 4
     explorer.controls["sites"][8 * 5 + 2].value = True      # beside the corner that is painted at first
     z = course.z[4].clone()
-    z[:, 5, 2], z[:, 0, 0] = course.z[3, :, 5, 2], course.z[3, :, 0, 0]
+    z[:, 5, 2], z[:, :2, :2] = course.z[3, :, 5, 2], course.z[3, :, :2, :2]
     assert_shows(explorer.pictures["result"], course.decode(z))
 
 
@@ -347,7 +347,7 @@ def test_a_class_is_the_picture_of_its_mean_latent_beside_the_mean_of_its_pixels
     y, x = course.decode(course.z[6::10].mean(0)), course.x[6::10].mean(0)
     assert_shows(explorer.pictures["latents"], y)
     assert_shows(explorer.pictures["pixels"], x)
-    assert explorer.pictures["pixels"].title.value == f"mean of the pixels, {decibels(y, x)} apart"
+    assert explorer.pictures["pixels"].title.value == f"mean of the pixels, {decibels(y, x)} between them"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -439,12 +439,13 @@ def test_the_middle_of_a_picture_is_as_far_from_either_side(H, W, rows, columns)
 
 
 def test_a_sheet_of_channels_has_each_map_above_its_stamp():
-    fig = plots.channel_sheet(torch.arange(5.0).view(5, 1, 1), torch.linspace(-1, 1, 15).view(5, 3, 1, 1), list("abcde"), 3)
+    fig = plots.channel_sheet(torch.arange(5.0).view(5, 1, 1), torch.full((5,), 9.0), torch.linspace(-1, 1, 15).view(5, 3, 1, 1), list("abcde"), 3)
     axes = np.array(fig.axes).reshape(4, 3)
     plt.close(fig)
     for k, name in enumerate("abcde"):
         row, column = 2 * (k // 3), k % 3
         assert axes[row, column].get_title() == name and axes[row, column].images[0].get_array().item() == k
+        assert axes[row, column].images[0].get_clim() == (-9, 9)
         stamp = to_uint8(torch.linspace(-1, 1, 15)).view(5, 3)[k]
         assert axes[row + 1, column].images[0].get_array().squeeze().tolist() == stamp.tolist()
     assert not axes[2, 2].images and not axes[3, 2].axison
@@ -618,7 +619,7 @@ def test_at_first_an_upload_shows_a_photo_of_the_course_or_yours(course, tmp_pat
     Image.new("RGB", (5, 3), (200, 100, 50)).save(tmp_path / "mine.png")
     explorer = explore.upload(course.model, tmp_path / "mine.png")
     assert (pixels(explorer.pictures["original"].value)[:, 1, 1] == torch.tensor([200, 100, 50])).all()
-    with pytest.raises(DataError, match="missing.png cannot be read"):
+    with pytest.raises(DataError, match="missing.png is not there"):
         explore.upload(course.model, Path("missing.png"))
     _ = course["upload"]
     rows, names = course.stills["upload"]
