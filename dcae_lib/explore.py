@@ -195,14 +195,14 @@ def quantisation(model: DCAE, images: ImageSet) -> Explorer:
 
 
 def damage(model: DCAE, images: ImageSet) -> Explorer:
-    """Click holes into a latent, and fill them with noise; the change on a log scale, the reach of the holes outlined."""
+    """Click holes into a latent and add noise to the rest; the change on a log scale, the reach of what moved outlined."""
     x, z = _latents(model, images)
     mean, std = z.mean((0, 2, 3))[:, None, None], z.std((0, 2, 3))[:, None, None]
     noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)) * std
     strength = slider("noise, σ", 0, 0, 2, 0.05)
 
     def punch(k: int, sites: Tensor) -> Tensor:
-        return torch.where(sites, mean + strength.value * noise, z[k])
+        return torch.where(sites, mean, z[k] + strength.value * noise)
 
     return _on_sites(model, x, z, punch, "punch holes: click the picture", strength, {"noise": strength})
 
@@ -227,14 +227,15 @@ def _on_sites(
     changes, said = Picture("", board.side), label("")
 
     def changed(k: int, sites: Tensor, frozen: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """The new picture, what it differs by from the old one, and the reach of the sites."""
+        """The new picture, what it differs by from the old one, and the reach of the sites that moved."""
         moved = change(k, sites)
+        near = latents.reach(model, z[k], (moved != z[k]).any(0))
         if frozen:
             with latents.frozen_norms(model.decoder, z[k:k + 1]):
                 y = _decode(model, moved)
         else:
             y = _decode(model, moved)
-        return y, y - _decode(model, z[k]), latents.reach(model, z[k], sites)
+        return y, y - _decode(model, z[k]), near
 
     def draw() -> None:
         k, sites = pick.choice.value, board.chosen()
@@ -244,7 +245,7 @@ def _on_sites(
         said.value = f"{_psnr(y, x[k])} from the original"
         if near.all():
             said.value += "; from here the convolutions reach the whole picture"
-        elif sites.any():
+        elif near.any():
             said.value += f"; outside the line at most {127.5 * delta[:, ~near].abs().max():.1f} of 255 levels"
 
     def clear(_) -> None:
@@ -280,8 +281,8 @@ def classes(model: DCAE, images: ImageSet, names: tuple[str, ...] = CLASSES) -> 
     """The mean latent of each class, decoded, beside the mean of its pixels. ValueError for images without labels."""
     if images.labels is None:
         raise ValueError(f"{images.name} has no labels; means of classes need them")
-    x = to_model(images.images)
-    decoded = latents.decode_all(model, latents.class_means(latents.encode_all(model, x), images.labels)).clamp(-1, 1)
+    x, z = _latents(model, images, many=None)
+    decoded = latents.decode_all(model, latents.class_means(z, images.labels)).clamp(-1, 1)
     pixels = latents.class_means(x, images.labels)
     message, left, right = label(""), Picture("mean latent, decoded"), Picture("")
     names = [names[k] for k in images.labels.unique()]
@@ -349,11 +350,11 @@ def _row(name: str, thumbnails: Thumbnails) -> widgets.HBox:
     return widgets.HBox([label(name), thumbnails], layout=widgets.Layout(align_items="center"))
 
 
-def _latents(model: DCAE, images: ImageSet) -> tuple[Tensor, Tensor]:
-    """The images, and their latents; on the CPU, where single small pictures are fastest."""
+def _latents(model: DCAE, images: ImageSet, many: int | None = MANY) -> tuple[Tensor, Tensor]:
+    """The first images, or all, and their latents; on the CPU, where single small pictures are fastest."""
     if next(model.parameters()).device.type != "cpu":
         raise ValueError("the explorers work on the CPU: explore.…(model.cpu(), images)")
-    x = to_model(images.images[:MANY])
+    x = to_model(images.images[:many])
     return x, latents.encode_all(model, x)
 
 

@@ -104,7 +104,8 @@ def effects(model: DCAE, z: Tensor) -> tuple[Tensor, Tensor]:
 def principal_components(z: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean [C, h, w], the n directions of most variance [n, C, h, w], of length one, and their standard deviations [n].
 
-    z: [N, C, h, w], two at least; n beyond N - 1 have no variance. Largest entry of each direction positive. Computed in float64; Pearson 1901.
+    z: [N, C, h, w], ValueError for fewer than two; directions beyond N - 1 have no variance. The largest entry of each
+    direction is positive. Computed in float64; Pearson 1901.
     """
     if len(z) < 2:
         raise ValueError("principal components need two latents at least")

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from .plots import use_style
 from .resources import CLONE, resource
@@ -69,7 +69,7 @@ def recorded_runs() -> dict[str, dict]:
 def recorded_pictures() -> dict[int, Tensor]:
     """{epoch: uint8 [10, 3, 32, 32]}: test images as the recorded run gave them back; 0: the originals."""
     paths = sorted((resource("recorded") / "epochs").glob("*.png"))
-    rows = {int(path.stem): torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths}
+    rows = {int(path.stem): pil_to_tensor(Image.open(path)) for path in paths}
     return {epoch: torch.stack(row.split(32, dim=2)) for epoch, row in rows.items()}
 
 

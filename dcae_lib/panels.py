@@ -86,7 +86,8 @@ class Redraw:
     """A callback that draws, and shows below what that raises: by itself, ipywidgets would only log it.
 
     What was shown before stays. While one message is at work the page holds back the next and sends the latest value
-    when that is done (ipywidgets' throttle), so a fast hand never makes a queue. `with redraw.once():` moves many controls and draws one picture for all.
+    when that is done (ipywidgets' throttle), so a fast hand never makes a queue. `with redraw.once():` moves many
+    controls and draws one picture for all.
     """
 
     def __init__(self, draw: Callable[[], None], message: widgets.HTML):
@@ -136,7 +137,7 @@ def press(name: str, callback: Callable) -> widgets.Button:
 
 
 class Thumbnails(widgets.HBox):
-    """Pictures to click; `index` says which is chosen, and can be observed."""
+    """Pictures to click; `choice.value` is the number of the chosen one, and can be observed."""
 
     def __init__(self, images: Tensor, chosen: int = 0, name: str = "image"):
         layout = widgets.Layout(width="40px", height="40px")
