@@ -332,6 +332,17 @@ def test_a_hole_is_the_mean_of_each_channel_and_clear_fills_it(explorer, course)
     assert not any("outside the line" in text for text in html_of(explorer))
 
 
+@on("damage")
+def test_noise_moves_every_site_so_nothing_is_said_to_lie_outside_the_line(explorer, course):
+    controls = explorer.controls
+    controls["image"].value, controls["noise"].value = 4, 0.5
+    assert any("reach the whole picture" in text for text in html_of(explorer))
+    holes = torch.tensor([site.value for site in controls["sites"]]).view(8, 8)
+    noise = torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(0)) * course.z.std((0, 2, 3))[:, None, None]
+    z = torch.where(holes, course.z.mean((0, 2, 3))[:, None, None], course.z[4] + 0.5 * noise)
+    assert_shows(explorer.pictures["result"], course.decode(z))
+
+
 @on("brush")
 def test_a_brush_paints_the_latent_of_the_other_picture(explorer, course):
     explorer.controls["paint"].value, explorer.controls["image"].value = 3, 4
