@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,8 @@ from .model import DCAE
 from .process import interrupts, keep_memory
 from .provenance import provenance
 from .soap import SOAP
+from .watch import LossWatch, NonFiniteLoss
 
-CHECK_EVERY = 50            # steps between two looks at the losses; each look waits for the device once
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
 
 
@@ -114,10 +115,6 @@ class Run:
         return {name: self.history[-1][name] for name in ("l1", "l1_01", "psnr", "ssim")}
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message says at which step."""
-
-
 def train(
     config: TrainConfig,
     out: str | Path | None = None,
@@ -135,14 +132,42 @@ def train(
     Raises NonFiniteLoss within 50 steps of the first loss that is NaN or infinite, and where SOAP meets such a
     gradient; ValueError if `out` holds checkpoints of another training; CheckpointError if one cannot be written.
     """
+    def build() -> DCAE:
+        return DCAE(**config.model)
+
+    def l1(model: DCAE, x: Tensor) -> Tensor:
+        return F.l1_loss(model(x), x)
+
+    task = Task("l1", build, l1, evaluate, save_run)
+    return fit(task, config, out, splits or load_images(config.dataset), after_epoch, save_every)
+
+
+class Task(NamedTuple):
+    """What differs between trainings: the name of the loss, and four functions."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, Tensor], Tensor]                         # of a batch in [-1, 1], on the device
+    score: Callable[[nn.Module, ImageSet], dict[str, float]]            # on the test images, after every epoch
+    save: Callable[[Run, Splits, Path], None]                           # what is written at the end
+
+
+def fit(
+    task: Task,
+    config: TrainConfig,
+    out: str | Path | None,
+    splits: Splits,
+    after_epoch: Callable[[Run], None] | None = None,
+    save_every: float = 60.0,
+) -> Run:
+    """The loop of every training here; `train` says what it promises."""
     device = best_device(config.device)
-    splits = splits or load_images(config.dataset)
     if device.type == "cpu":
         keep_memory()
     images = splits.train.images.to(device)                 # uint8, all of them: a batch is an index
     test = splits.test.to(device)
     torch.manual_seed(config.seed)
-    model = DCAE(**config.model).to(device)
+    model = task.build().to(device)
     optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
     order = torch.Generator().manual_seed(config.seed)
@@ -160,13 +185,13 @@ def train(
         while len(run.history) < config.epochs:
             model.train()
             state.order_at_start = order.get_state()
-            losses = LossWatch(state.losses, bar, config.batch_size, len(run.history) * steps_per_epoch)
+            losses = LossWatch(task.name, state.losses, bar, config.batch_size, len(run.history) * steps_per_epoch)
             start = time.perf_counter() - state.seconds
             for x in islice(batches(images, config.batch_size, order), len(state.losses), None):
                 for group in optimizer.param_groups:
                     group["lr"] = rate(step)
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    loss = F.l1_loss(model(x), x)           # x: float [B, 3, H, W] in [-1, 1], on the device
+                    loss = task.loss(model, x)              # x: float [B, 3, H, W] in [-1, 1], on the device
                 losses.append(loss)
                 loss.backward()
                 if config.clip:
@@ -184,20 +209,20 @@ def train(
                 if stop:
                     run.interrupted = True
                     return run
-            train_l1, seconds = losses.mean(), time.perf_counter() - start
-            score = evaluate(run.model, test)
+            train_loss, seconds = losses.mean(), time.perf_counter() - start
             run.history.append(
-                dict(epoch=len(run.history) + 1, train_l1=train_l1, **score,
+                dict(epoch=len(run.history) + 1, **{f"train_{task.name}": train_loss}, **task.score(run.model, test),
                      seconds=seconds, images_per_second=len(images) / seconds)
             )
             state.losses.clear()
             state.seconds = 0.0
             if after_epoch:
                 after_epoch(run)
-    if not math.isfinite(run.metrics["l1"]):                # the last step broke the weights: no later loss shows it
-        raise NonFiniteLoss(f"the test L1 is {run.metrics['l1']} after the last step; lower the learning rate")
+    for name, value in run.history[-1].items():             # the last step broke the weights: no later loss shows it
+        if not math.isfinite(value):
+            raise NonFiniteLoss(f"the test {name} is {value} after the last step; lower the learning rate")
     if out is not None:
-        save_run(run, splits, Path(out))
+        task.save(run, splits, Path(out))
         state.delete()
     return run
 
@@ -233,48 +258,6 @@ def learning_rate(config: TrainConfig, steps: int) -> Callable[[int], float]:
         return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
     return rate
-
-
-class LossWatch:
-    """Losses of one epoch, kept on the device and read every 50 steps, so that no step waits for the device."""
-
-    def __init__(self, read: list[float], bar: tqdm, batch_size: int, before: int):
-        self.read, self.bar, self.batch_size, self.before = read, bar, batch_size, before   # steps before this epoch
-        self.pending: list[Tensor] = []
-
-    def append(self, loss: Tensor) -> None:
-        self.pending.append(loss.detach())
-        if len(self.pending) == CHECK_EVERY:
-            self.look()
-
-    def look(self) -> None:
-        if not self.pending:
-            return
-        values = torch.stack(self.pending).tolist()
-        for i, value in enumerate(values, self.before + len(self.read) + 1):
-            if not math.isfinite(value):
-                raise NonFiniteLoss(
-                    f"the loss became {value} at step {i}; "
-                    "lower the learning rate, warm up for longer, or look for broken images"
-                )
-        self.pending.clear()
-        self.read += values
-        self.bar.update(len(values))
-        rate = (self.bar.format_dict["rate"] or 0) * self.batch_size
-        self.bar.set_postfix_str(f"L1 {sum(values) / len(values):.4f}, {rate:,.0f} images/s")
-
-    def guard(self, step: Callable[[], object]) -> None:
-        """Take an optimizer step, which may meet what is not finite before the next look does."""
-        try:
-            step()
-        except FloatingPointError as error:
-            self.look()
-            raise NonFiniteLoss(f"the loss is finite, but {error}; lower the learning rate") from error
-
-    def mean(self) -> float:
-        """Mean loss over the steps of the epoch."""
-        self.look()
-        return sum(self.read) / len(self.read)
 
 
 def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[[Run], None]:

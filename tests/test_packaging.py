@@ -18,8 +18,8 @@ MODULES = sorted((ROOT / "dcae_lib").glob("*.py"))
 
 # A module imports only from those that stand before it here; a new module gets its place in this list.
 ORDER = [
-    "resources", "process", "provenance", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "tiles", "latents",
-    "checkpoint", "train", "verify", "plots", "lesson", "panels", "explore",
+    "resources", "process", "watch", "provenance", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "tiles", "latents",
+    "checkpoint", "train", "entropy", "rate", "verify", "plots", "lesson", "panels", "explore",
 ]
 
 # What conda-forge calls otherwise than PyPI does.

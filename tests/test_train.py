@@ -385,7 +385,7 @@ def test_the_step_is_named_without_a_progress_bar_too(sample, watched, monkeypat
 
 def test_a_run_that_breaks_at_its_very_last_step_is_stopped_too(sample, watched, tmp_path):
     settings = config(epochs=1, batch_size=2, optimizer="Watched", optimizer_args=dict(break_at=6))
-    with pytest.raises(NonFiniteLoss, match="the test L1 is nan after the last step; lower the learning rate"):
+    with pytest.raises(NonFiniteLoss, match="the test l1 is nan after the last step; lower the learning rate"):
         train(settings, tmp_path, few(sample, 12, side=16))
     assert list(tmp_path.iterdir()) == []
 
