@@ -2,6 +2,7 @@
 
 import warnings
 
+from .codec import Codec
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
 from .model import DCAE
 from .shuffle import average_channels, channel_to_space, duplicate_channels, space_to_channel
@@ -12,6 +13,7 @@ from .train import TrainConfig, evaluate, train
 warnings.filterwarnings("ignore", message="'dcae_lib", category=RuntimeWarning, module="runpy")
 
 __all__ = [
+    "Codec",
     "DCAE",
     "ImageSet",
     "SOAP",

@@ -171,11 +171,13 @@ def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits
     )
 
 
-def read_picture(file: str | Path | BinaryIO, name: str, most_pixels: int | None = None) -> Image.Image:
-    """Open what Pillow can read as RGB: upright as its EXIF orientation says, its first frame, on white if transparent.
+def read_picture(
+    file: str | Path | BinaryIO, name: str, most_pixels: int | None = None, background: str | None = "white"
+) -> Image.Image:
+    """Open what Pillow can read as RGB: upright as its EXIF orientation says, its first frame, as `in_rgb` makes it.
 
-    Raises DataError, in one line, for what cannot be read, has grey values of more than 8 bits, or more than
-    `most_pixels` pixels. Colours of 16 bits lose the lower 8.
+    Raises DataError, in one line, for what cannot be read or has more than `most_pixels` pixels. Colours of 16 bits
+    lose the lower 8.
     """
     name = " ".join(name.split())
     try:
@@ -186,15 +188,10 @@ def read_picture(file: str | Path | BinaryIO, name: str, most_pixels: int | None
             width, height = image.size
             if most_pixels and width * height > most_pixels:
                 raise DataError(f"{name} is {width}×{height}; {most_pixels / 1e6:.0f} megapixels at most: scale it down first")
-            if image.mode.startswith(("I", "F")):           # Pillow would clip these to white or black
-                raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
             if turn is not None:                            # ImageOps.exif_transpose fails on tags that it need not read
                 image = image.transpose(turn)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
+            return in_rgb(image, name, background)
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -203,6 +200,18 @@ def read_picture(file: str | Path | BinaryIO, name: str, most_pixels: int | None
         raise DataError(f"{name} is not a picture, or in a format that is not known here") from error
     except UNREADABLE as error:
         raise DataError(f"{name} cannot be read as a picture ({error})") from error
+
+
+def in_rgb(image: Image.Image, name: str, background: str | None) -> Image.Image:
+    """A Pillow image as RGB, on a background if it is transparent. DataError if it then has none, or if its greys have more than 8 bits."""
+    if image.mode.startswith(("I", "F")):                   # Pillow would clip these to white or black
+        raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
+    if image.has_transparency_data:
+        if background is None:
+            raise DataError(f"{name} is transparent, and has no background yet; name a colour for it")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    return image.convert("RGB")
 
 
 def _read_image(path: Path, size: tuple[int, int] | None, fit: str) -> np.ndarray:

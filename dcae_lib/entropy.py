@@ -1,9 +1,15 @@
 """What the next latents probably are, given those before them: a context model that learns in floats and codes in integers."""
 
 
+from collections.abc import Callable
+
+import constriction
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .bitstream import CorruptStream
 
 QUALITIES = range(101)
 ROWS, COLUMNS = 3, 5                                        # the window: two rows above, and two sites to the left
@@ -11,11 +17,16 @@ SITES = (ROWS - 1) * COLUMNS + COLUMNS // 2
 SLOPE = 1 / 8                                               # of the leaky ReLUs: a shift, in integers
 LOG_SCALES = -3.0, 4.0                                      # bounds of the logarithm of a distribution's scale
 
-# In integers: fraction bits of weights and of activations, steps in a mean, and the number of scales in the tables.
-WEIGHT_BITS, ACTIVATION_BITS, MEAN_STEPS, SCALES = 12, 8, 8, 64
+# The same model in integers.
+WEIGHT_BITS, ACTIVATION_BITS = 12, 8                        # fraction bits
 LARGEST = 2**15 - 1                                         # of a latent
-REACH = 64                                                  # latents that far from their mean are coded in two steps
-TOTAL = 2**22                                               # of each table: sums of that size are exact in float32
+ACTIVE = 2**20                                              # of an activation, in units of 1 / 256
+STEPS, SCALES = 8, 64                                       # steps of a mean between two integers; scales in the tables
+REACH = 64                                                  # of the tables: what is farther from the mean takes two symbols
+TOTAL = 2**22                                               # of a table: sums below 2²⁴ are exact in float32
+
+TABLE = constriction.stream.model.Categorical(perfect=False)
+FAR = constriction.stream.model.Uniform(2**18)              # how far beyond the reach: more than 2 · LARGEST + REACH
 
 
 class ContextModel(nn.Module):
@@ -39,6 +50,7 @@ class ContextModel(nn.Module):
         self.second = nn.ModuleList(nn.Linear(hidden, hidden) for _ in inputs)
         self.third = nn.ModuleList(nn.Linear(hidden, 2 * self.size) for _ in inputs)
         self.quality = nn.Parameter(torch.zeros(anchors, groups, hidden))
+        self.register_buffer("tables", logistic_tables())   # stored, since another machine might round them otherwise
         for layer in self.third:                            # to begin with, the same wide distribution everywhere
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
@@ -65,10 +77,13 @@ def between_anchors(table: Tensor, quality: Tensor) -> Tensor:
     return torch.lerp(table[low], table[low + 1], (place - low).view(-1, *[1] * (table.ndim - 1)))
 
 
-def pad(y: Tensor) -> Tensor:
-    """Latents with a border of zeros as wide as the window, and a channel that is one inside: [N, C, h, w] → [N, C + 1, h + 2, w + 4]."""
-    y = torch.cat([y, torch.ones_like(y[:, :1])], 1)
-    return F.pad(y, (COLUMNS // 2, COLUMNS // 2, ROWS - 1, 0))
+def pad(y: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Latents within a border of zeros, and a channel that is one inside: [N, C, h, w] → [N, C + 1, h + 2, w + 4].
+
+    inside: [N, h, w], true at the sites that are coded; without it, all are.
+    """
+    inside = torch.ones_like(y[:, :1]) if inside is None else inside[:, None].to(y.dtype)
+    return F.pad(torch.cat([y * inside, inside], 1), (COLUMNS // 2, COLUMNS // 2, ROWS - 1, 0))
 
 
 def windows(padded: Tensor) -> Tensor:
@@ -86,3 +101,199 @@ def bits(y: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     scale = log_scale.clamp(*LOG_SCALES).exp()
     away = (y - mean).abs()                                 # the left tail: there, differences of sigmoids are exact
     return -torch.log2((torch.sigmoid((0.5 - away) / scale) - torch.sigmoid((-0.5 - away) / scale)).clamp_min(1e-9))
+
+
+# ---- the same in integers
+
+
+class IntegerContext:
+    """The context model at one quality, in integers: one answer on every machine, for any batch, on any number of threads.
+
+    The integers are held in float64, where sums and products are exact below 2⁵³, in whatever order they are taken.
+    Weights are rounded to 12 fraction bits, activations to 8.
+    Ballé, Johnston and Minnen 2019, "Integer networks for data compression with latent-variable models".
+    """
+
+    def __init__(self, model: ContextModel, quality: int):
+        self.channels, self.size = model.channels, model.size
+        self.tables = model.tables.cpu().view(-1, 2 * REACH + 1).float().numpy()        # a row for each scale and eighth
+        place = quality * (len(model.quality) - 1)          # in hundredths of the way between two anchors
+        low = min(place // 100, len(model.quality) - 2)
+        part = place - 100 * low
+        anchors = _fixed(model.quality, WEIGHT_BITS)
+        moved = torch.floor((anchors[low] * (100 - part) + anchors[low + 1] * part) / 100)
+        self.groups = []
+        for first, second, third, bias in zip(model.first, model.second, model.third, moved):
+            bits = WEIGHT_BITS + ACTIVATION_BITS
+            self.groups.append([
+                (_fixed(first.weight.T, WEIGHT_BITS), _fixed(first.bias, WEIGHT_BITS) + bias),
+                (_fixed(second.weight.T, WEIGHT_BITS), _fixed(second.bias, bits)),
+                (_fixed(third.weight.T, WEIGHT_BITS), _fixed(third.bias, bits)),
+            ])
+            for (weight, bias), largest in zip(self.groups[-1], (LARGEST, ACTIVE, ACTIVE)):
+                if not (weight.abs().sum(0) * largest + bias.abs() < 2**53).all():
+                    raise ValueError("the context model has a weight that is not finite, or too large for exact sums")
+
+    def __call__(self, group: int, before: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
+        """One group's distributions: windows [M, 204], the groups before it here [M, group · size] → int64 [M, size] twice.
+
+        Both index the tables: the mean in eighths, and the scale.
+        """
+        (first, bias1), (second, bias2), (third, bias3) = self.groups[group]
+        x = _leaky(torch.cat([before, here], 1).double() @ first + bias1, WEIGHT_BITS - ACTIVATION_BITS)
+        x = _leaky(x @ second + bias2, WEIGHT_BITS)
+        mean, log_scale = torch.floor((x @ third + bias3) / 2**WEIGHT_BITS).split(self.size, 1)
+        one, (low, high) = 2**ACTIVATION_BITS, LOG_SCALES
+        mean = torch.floor((mean * STEPS + one // 2) / one).clamp(-LARGEST * STEPS, LARGEST * STEPS)
+        span = int(high - low) * one
+        scale = torch.floor(((log_scale - int(low) * one) * (SCALES - 1) + span // 2) / span).clamp(0, SCALES - 1)
+        return mean.long(), scale.long()
+
+    def everywhere(self, y: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of all latents that are known: [N, C, h, w], [N, h, w] → int64 [N, h, w, C] twice."""
+        N, C, h, w = y.shape
+        before = windows(pad(y, inside)).flatten(0, 1)
+        here = y.permute(0, 2, 3, 1).reshape(-1, C)
+        found = [self(g, before, here[:, : g * self.size]) for g in range(len(self.groups))]
+        return tuple(torch.cat(parts, 1).view(N, h, w, C) for parts in zip(*found))
+
+
+def _fixed(x: Tensor, bits: int) -> Tensor:
+    """Rounded to so many fraction bits: integers in float64."""
+    return torch.round(x.detach().double().cpu() * 2**bits)
+
+
+def _leaky(x: Tensor, shift: int) -> Tensor:
+    """Divided by a power of two and rounded down, and again by eight below zero."""
+    x = torch.floor(x / 2**shift)
+    return torch.where(x < 0, torch.floor(x * SLOPE), x).clamp(-ACTIVE, ACTIVE)
+
+
+def logistic_tables() -> Tensor:
+    """The share of each distance from the mean rounded down, for each scale and eighth: int32 [64, 8, 129], sums near 2²².
+
+    The two ends hold all that is farther; nothing has a share of 0.
+    """
+    scale = torch.linspace(*LOG_SCALES, SCALES, dtype=torch.float64).exp()[:, None, None]
+    edges = torch.arange(-REACH, REACH, dtype=torch.float64) + 0.5
+    offsets = torch.arange(STEPS, dtype=torch.float64)[:, None] / STEPS
+    below, above = torch.sigmoid((edges - offsets) / scale), torch.sigmoid((offsets - edges) / scale)   # each exact in its tail
+    steps = torch.where(edges[1:] > offsets, above[..., :-1] - above[..., 1:], below[..., 1:] - below[..., :-1])
+    share = torch.cat([below[..., :1], steps, above[..., -1:]], 2)
+    return (share * TOTAL).round().clamp(min=1).int()
+
+
+# ---- symbols to bytes and back
+
+
+def encode(y: Tensor, inside: Tensor, sizes: list[int], context: IntegerContext) -> list[bytes]:
+    """Latents to bytes: integers [N, C, h, w] and the sites to code [N, h, w] → a stream for the first sizes[0] tiles, and so on.
+
+    A stream goes site by site and group by group through all its tiles.
+    """
+    arrays = [coded(*part, context) for part in zip(y.split(256), inside.split(256))]
+    symbol, row, excess = (np.concatenate(parts) for parts in zip(*arrays))
+    out, start = [], 0
+    for n in sizes:
+        tiles = slice(start, start + n)
+        start += n
+        mask = inside[tiles].permute(1, 2, 0)[:, :, None, :, None].expand(-1, -1, len(context.groups), -1, context.size).numpy()
+        # [n, h, w, C] → [h, w, groups, n, size], those that are coded
+        order = (part[tiles].reshape(n, *inside.shape[1:], -1, context.size).transpose(1, 2, 3, 0, 4)[mask]
+                 for part in (symbol, row, excess))
+        out.append(_write(*order, mask.sum((3, 4)).cumsum(), context.tables))
+    return out
+
+
+def coded(y: Tensor, inside: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each latent as a symbol of 0..128, the row of the tables that has its probability, and how far beyond the reach it is.
+
+    Integers [N, C, h, w], [N, h, w] → [N, h, w, C] three times.
+    """
+    mean, scale = context.everywhere(y, inside)
+    away = y.permute(0, 2, 3, 1).long() - (mean // STEPS)
+    symbol = away.clamp(-REACH, REACH) + REACH
+    row = scale * STEPS + mean % STEPS
+    excess = (away.abs() - REACH).clamp(min=0)
+    return symbol.numpy().astype(np.uint8), row.numpy().astype(np.int16), excess.numpy().astype(np.int32)
+
+
+def costs(y: Tensor, inside: Tensor, context: IntegerContext) -> Tensor:
+    """What each latent costs in bits, by the tables: integers [N, C, h, w], [N, h, w] → [N, C, h, w], 0 where none is coded."""
+    symbol, row, _ = coded(y, inside, context)
+    bits = np.log2(context.tables.sum(1))[row] - np.log2(context.tables[row, symbol])
+    bits += 18 * ((symbol == 0) | (symbol == 2 * REACH))
+    return torch.from_numpy(bits).permute(0, 3, 1, 2) * inside[:, None]
+
+
+def _write(symbol: np.ndarray, row: np.ndarray, excess: np.ndarray, ends: np.ndarray, tables: np.ndarray) -> bytes:
+    """Symbols in order, and after each block that holds some at the reach, how far beyond it they are."""
+    encoder = constriction.stream.queue.RangeEncoder()
+    far = np.flatnonzero((symbol == 0) | (symbol == 2 * REACH))
+    stops = np.unique(ends[np.searchsorted(ends, far, side="right")])
+    start = 0
+    for stop in [*stops, len(symbol)]:
+        for k in range(start, stop, 2**15):                 # so that their tables take 17 MB at most
+            part = slice(k, min(k + 2**15, stop))
+            encoder.encode(symbol[part].astype(np.int32), TABLE, tables[row[part]])
+        more = excess[far[(far >= start) & (far < stop)]]
+        if len(more):
+            encoder.encode(more, FAR)
+        start = stop
+    return _shortest(encoder)
+
+
+def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
+    """The fewest bytes that say the same, when zeros follow: any number of the coder's last interval will do."""
+    words = encoder.get_compressed().astype(">u4").tobytes()
+    whole, (lower, width) = encoder.pos()
+    if lower + width <= 2**64:                              # else a carry is still to come: what the library ends with
+        for k in range(1, 9):
+            unit = 2 ** (64 - 8 * k)
+            point = -(-lower // unit) * unit
+            if point < lower + width and point < 2**64:
+                words = words[: 4 * whole] + point.to_bytes(8, "big")[:k]
+                break
+    return words.rstrip(b"\0")
+
+
+def decode(
+    streams: list[bytes],
+    inside: Tensor,
+    sizes: list[int],
+    context: IntegerContext,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
+    """What `encode` was given, as float32, zero at sites that are not coded. CorruptStream for bytes that cannot be its own."""
+    words = (np.frombuffer(stream + bytes(-len(stream) % 4), ">u4").astype(np.uint32) for stream in streams)
+    decoders = [constriction.stream.queue.RangeDecoder(part) for part in words]
+    N, h, w = inside.shape
+    size, last_tiles = context.size, np.cumsum(sizes)
+    padded = pad(torch.zeros(N, context.channels, h, w), inside)
+    for i, j in np.ndindex(h, w):
+        tiles = inside[:, i, j].nonzero()[:, 0]
+        if not len(tiles):
+            continue
+        ends = np.searchsorted(tiles.numpy(), last_tiles) * size            # of each stream's symbols at this site
+        starts = [0, *ends[:-1]]
+        before = windows(padded[tiles, :, i : i + ROWS, j : j + COLUMNS])[:, 0]
+        for g in range(len(context.groups)):
+            mean, scale = context(g, before, padded[tiles, : g * size, i + 2, j + 2])
+            rows = context.tables[(scale * STEPS + mean % STEPS).numpy().ravel()]
+            away = np.empty(len(rows), np.int64)
+            try:
+                for decoder, a, b in zip(decoders, starts, ends):
+                    away[a:b] = decoder.decode(TABLE, rows[a:b])
+                away -= REACH
+                far = np.abs(away) == REACH
+                if far.any():
+                    for decoder, a, b in zip(decoders, starts, ends):
+                        more = decoder.decode(FAR, int(far[a:b].sum()))
+                        away[a:b][far[a:b]] += np.sign(away[a:b][far[a:b]]) * more
+            except AssertionError as error:                 # the coder's way to say so
+                raise CorruptStream("the coded latents are none that the model could have written") from error
+            y = torch.from_numpy(away).view(-1, size) + mean // STEPS
+            padded[tiles, g * size : (g + 1) * size, i + 2, j + 2] = y.clamp(-LARGEST, LARGEST).float()
+        if progress:
+            progress((i * w + j + 1) / (h * w))
+    return padded[:, :-1, ROWS - 1 :, COLUMNS // 2 : COLUMNS // 2 + w]

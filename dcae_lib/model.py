@@ -101,13 +101,7 @@ class DCAE(nn.Module):
         `metadata` goes into the header of the safetensors file; `beside` holds other files, by name, to be written
         with these two. If one cannot be written, those that were there stay as they were.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = save({name: value.contiguous() for name, value in self.state_dict().items()}, metadata)
-        config = (json.dumps(self.config, indent=1) + "\n").encode()
-        files = {"model.safetensors": weights, "config.json": config, **(beside or {})}
-        write_whole({folder / name: data for name, data in files.items()})
-        return folder
+        return save_pretrained(self, folder, beside, **metadata)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "DCAE":
@@ -116,16 +110,7 @@ class DCAE(nn.Module):
         Nothing is unpickled. Raises FileNotFoundError for a missing file and ValueError for one that does not fit
         or is damaged.
         """
-        folder = resource("recorded") if folder is None else Path(folder)
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} holds no {name}; save_pretrained(folder) writes it")
-        try:
-            model = cls(**json.loads((folder / "config.json").read_text()))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the model in {folder} cannot be loaded: {error}") from error
-        return model.eval()
+        return load_pretrained(cls, resource("recorded") if folder is None else Path(folder))
 
     def _check_images(self, x: Tensor) -> None:
         _check_floats(x, 3, "images")
@@ -160,3 +145,30 @@ def _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dr
         fits = {"pool": 4 * i % o == 0 and o % 4 == 0, "direct": 16 * i % o == 0, "none": True}
         if not fits[shortcut]:
             raise ValueError(f'shortcut="{shortcut}" cannot go from {i} to {o} channels; doubling them always works')
+
+
+# ---- the two files of a model that has a `config`; the codec's is another one
+
+
+def save_pretrained(model: nn.Module, folder: str | Path, beside: dict[str, bytes] | None = None, **metadata: str) -> Path:
+    """What DCAE.save_pretrained does."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({name: value.contiguous() for name, value in model.state_dict().items()}, metadata)
+    config = (json.dumps(model.config, indent=1) + "\n").encode()
+    files = {"model.safetensors": weights, "config.json": config, **(beside or {})}
+    write_whole({folder / name: data for name, data in files.items()})
+    return folder
+
+
+def load_pretrained(kind: type[nn.Module], folder: Path) -> nn.Module:
+    """What `from_pretrained` of a kind of model does."""
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}; save_pretrained(folder) writes it")
+    try:
+        model = kind(**json.loads((folder / "config.json").read_text()))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the model in {folder} cannot be loaded: {error}") from error
+    return model.eval()

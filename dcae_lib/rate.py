@@ -8,15 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from .cifar10 import DataError
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
 from .entropy import QUALITIES, ContextModel, between_anchors, bits
 from .metrics import psnr
-from .model import DCAE
-from .resources import resource, write_whole
+from .model import DCAE, load_pretrained, save_pretrained
+from .resources import resource
 from .train import NonFiniteLoss, Run, Task, TrainConfig, fit
 
 SCORED = (0, 20, 40, 60, 80, 100)                           # qualities that are evaluated after every epoch
@@ -44,6 +43,15 @@ class RateModel(nn.Module):
         self.log_gain = nn.Parameter(start)
         self.log_inverse = nn.Parameter(-start)
         self.config = dict(context=context or {}, **self.autoencoder.config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path | None = None) -> "RateModel":
+        """Load what `save_run` wrote, in evaluation mode, on the CPU; without a folder, the shipped weights.
+
+        Nothing is unpickled. Raises FileNotFoundError for a missing file and ValueError for one that does not fit
+        or is damaged.
+        """
+        return load_pretrained(cls, resource("codec_weights") if folder is None else Path(folder))
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
         """Pixels in [-1, 1], [N, 3, H, W], and a quality each, floats [N] → latents to be rounded, [N, C, h, w]."""
@@ -134,13 +142,7 @@ def save_run(run: Run, splits: Splits, out: Path) -> None:
         history=run.history,
     )
     history = (json.dumps(record, indent=1, default=str) + "\n").encode()
-    weights = {name: value.contiguous() for name, value in run.model.state_dict().items()}
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole({
-        out / "model.safetensors": save(weights, {"history_sha256": hashlib.sha256(history).hexdigest()}),
-        out / "config.json": (json.dumps(run.model.config, indent=1) + "\n").encode(),
-        out / "history.json": history,
-    })
+    save_pretrained(run.model, out, {"history.json": history}, history_sha256=hashlib.sha256(history).hexdigest())
 
 
 def main(arguments: list[str] | None = None) -> int:

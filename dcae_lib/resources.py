@@ -11,13 +11,15 @@ IN_CLONE = {
     "sample": "data/sample",
     "photos": "data/photos",
     "recorded": "results/full",
+    "codec_weights": "results/codec",
     "runs": "results/runs",
     "bench": "results/bench",
 }
 
 
 def resource(name: str) -> Path:
-    """The folder of the embedded "sample" or "photos", of the "recorded" 40-epoch run, of the other "runs", or of what bench/ measured."""
+    """The folder of the embedded "sample" or "photos", of the "recorded" 40-epoch run, of the "codec_weights",
+    of the other "runs", or of what bench/ measured."""
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / name
 
 
