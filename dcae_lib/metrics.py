@@ -1,5 +1,6 @@
-"""How far a reconstruction is from its image: L1, PSNR and SSIM, one number per image."""
+"""How far a reconstruction is from its image: L1, PSNR and SSIM, one number per image; and one codec from another."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -32,6 +33,23 @@ def ssim(y: Tensor, x: Tensor) -> Tensor:
     return structural_similarity_index_measure(
         _unit(y), _unit(x), sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
     )
+
+
+def bd_rate(curve: list[tuple[float, float]], reference: list[tuple[float, float]], low: float, high: float) -> float:
+    """How many percent more bits a codec needs than a reference for the same quality, averaged from low to high.
+
+    A curve: pairs of bits and quality, such as bits per pixel and dB. Averages the difference of the logarithms of the
+    bits, linear between points. ValueError for a curve that does not reach from low to high.
+    Bjøntegaard 2001, VCEG-M33 (who fits a cubic polynomial).
+    """
+    at = np.linspace(low, high, 201)
+    logs = []
+    for points in (curve, reference):
+        bits, quality = np.array(sorted(points, key=lambda point: point[1])).T
+        if quality[0] > low or quality[-1] < high:
+            raise ValueError(f"a curve from {quality[0]:.2f} to {quality[-1]:.2f} cannot be compared from {low} to {high}")
+        logs.append(np.interp(at, quality, np.log(bits)))
+    return 100 * float(np.exp(np.mean(logs[0] - logs[1])) - 1)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ MODULES = sorted((ROOT / "dcae_lib").glob("*.py"))
 
 # A module imports only from those that stand before it here; a new module gets its place in this list.
 ORDER = [
-    "resources", "process", "watch", "provenance", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "tiles", "latents",
+    "resources", "process", "watch", "provenance", "shuffle", "blocks", "model", "soap", "cifar10", "data", "metrics", "baselines", "tiles", "latents",
     "checkpoint", "train", "bitstream", "entropy", "rate", "codec", "verify", "plots", "lesson", "panels", "explore",
 ]
 
