@@ -7,7 +7,6 @@ were made, read back and decoded; bits per pixel, PSNR and SSIM are means over i
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -67,66 +66,82 @@ def write(name: str, image: Tensor, quality: float, **changes) -> bytes:
     return (jpeg_xl if name == "JPEG XL" else jpeg_2000)(image, quality)
 
 
-def round_trip(name: str, images: Tensor, quality: float, changes: dict) -> tuple[list[bytes], Tensor]:
-    """Files of many images, and what is in them."""
+def scores(decoded: Tensor, images: Tensor) -> Tensor:
+    """PSNR and SSIM of each image: uint8 [N, 3, 32, 32] twice → [2, N]."""
+    parts = [(to_model(y), to_model(x)) for y, x in zip(decoded.split(250), images.split(250))]
+    return torch.cat([torch.stack([psnr(*part), ssim(*part)]) for part in parts], 1)
+
+
+def round_trip(name: str, images: Tensor, quality: float, mosaic: bool = False, **changes) -> tuple[list[bytes], Tensor]:
+    """Files of many images, or one file of all in a mosaic, and the scores of what is in them."""
     torch.set_num_threads(1)
-    files = [write(name, image, quality, **changes) for image in images]
-    return files, torch.stack([read(name, data) for data in files])
+    if not mosaic:
+        files = [write(name, image, quality, **changes) for image in images]
+        return files, scores(torch.stack([read(name, data) for data in files]), images)
+    whole = images.view(ROWS, COLUMNS, 3, 32, 32).permute(2, 0, 3, 1, 4).reshape(3, ROWS * 32, COLUMNS * 32)
+    data = write(name, whole, quality, **changes)
+    decoded = read(name, data).view(3, ROWS, 32, COLUMNS, 32).permute(1, 3, 0, 2, 4).reshape(-1, 3, 32, 32)
+    return [data], scores(decoded, images)
 
 
 # ---- curves
 
 
-def point(quality: float, sizes: Iterable[float], decoded: Tensor, images: Tensor, **more) -> dict:
-    """Means over images: bytes, bits per pixel, PSNR and SSIM."""
-    scores = [torch.cat([score(to_model(y), to_model(x)) for y, x in zip(decoded.split(1000), images.split(1000))])
-              for score in (psnr, ssim)]
-    size = float(np.mean(list(sizes)))
-    found = dict(quality=quality, bytes=size, bpp=8 * size / 1024)
-    found |= dict(zip(("psnr", "ssim"), (score.double().mean().item() for score in scores)))
-    return found | more
+def point(quality: float, total: float, found: Tensor, **more) -> dict:
+    """Means over images: bytes, of that many in all, bits per pixel, PSNR and SSIM."""
+    size = total / found.shape[1]
+    decibels, similarity = found.double().mean(1).tolist()
+    return dict(quality=quality, bytes=size, bpp=8 * size / 1024, psnr=decibels, ssim=similarity) | more
 
 
-def baseline(name: str, images: Tensor, pool: ProcessPoolExecutor) -> dict[str, list[dict]]:
-    """Curves for whole files, for files without what they have in common, and for mosaics."""
-    mosaics = images.view(-1, ROWS, COLUMNS, 3, 32, 32).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, ROWS * 32, COLUMNS * 32)
-    found = dict(whole=[], stripped=[], mosaic=[])
+def three_ways(quality: float, files: list[bytes], bare: list[bytes], found: Tensor, packed: list[bytes], found_packed: Tensor, **more):
+    """Points for whole files, for files without what they have in common, and for mosaics."""
+    constant = constant_bytes(bare)
+    return dict(
+        whole=point(quality, sum(map(len, files)), found, **more),
+        stripped=point(quality, sum(map(len, bare)) - constant * len(bare), found, constant=constant),
+        mosaic=point(quality, sum(map(len, packed)), found_packed),
+    )
+
+
+def baseline(name: str, images: Tensor, pool: ProcessPoolExecutor) -> list[dict]:
+    """Three points for each quality."""
+
+    def many(quality: float, size: int, **settings) -> tuple[list[bytes], Tensor]:
+        parts = [pool.submit(round_trip, name, part, quality, **settings) for part in images.split(size)]
+        files, found = zip(*(part.result() for part in parts))
+        return sum(files, []), torch.cat(found, 1)
+
+    rows = []
     for quality in QUALITIES[name]:
-        ways = [("whole", {}), ("stripped", dict(optimize=False))] if name == "JPEG" else [("whole", {})]
-        for way, changes in ways:                           # a JPEG with standard tables is longer, but more of it is constant
-            parts = [pool.submit(round_trip, name, part, quality, changes) for part in images.split(250)]
-            files, decoded = zip(*(part.result() for part in parts))
-            files, decoded = sum(files, []), torch.cat(decoded)
-            sizes, constant = list(map(len, files)), constant_bytes(files)
-            if way == "whole":
-                found["whole"].append(point(quality, sizes, decoded, images))
-        found["stripped"].append(point(quality, (size - constant for size in sizes), decoded, images, constant=constant))
-        parts = [pool.submit(round_trip, name, mosaic[None], quality, {}) for mosaic in mosaics]
-        files, decoded = zip(*(part.result() for part in parts))
-        decoded = torch.cat(decoded).view(-1, 3, ROWS, 32, COLUMNS, 32).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, 32, 32)
-        found["mosaic"].append(point(quality, (len(data) / (ROWS * COLUMNS) for data, in files), decoded, images))
-        print(name, *(found[way][-1] for way in found), sep="\n  ", flush=True)
-    return found
+        files, found = many(quality, 250)
+        # A JPEG with the standard's tables is longer and holds the same picture, but more of it is constant.
+        bare = many(quality, 250, optimize=False)[0] if name == "JPEG" else files
+        rows.append(three_ways(quality, files, bare, found, *many(quality, ROWS * COLUMNS, mosaic=True)))
+        print(name, *rows[-1].values(), sep="\n  ", flush=True)
+    return rows
 
 
-def ours(images: Tensor) -> dict[str, list[dict]]:
-    """The same for our codec; its mosaics are batches. `ideal`: the bytes that the model's own probabilities ask for."""
+def ours(images: Tensor) -> list[dict]:
+    """The same for our codec, whose mosaics are batches. `ideal`: the bytes that the model's own probabilities ask for."""
     codec = Codec.from_pretrained()
-    found = dict(whole=[], stripped=[], mosaic=[])
+    rows = []
     for quality in QUALITIES["DCAE"]:
-        files, decoded, ideal = [], [], []
-        for part in images.split(500):
+        files, decoded, ideal, packed, unpacked = [], [], 0.0, [], []
+        for part in images.split(ROWS * COLUMNS):
             files += codec.compress_each(part, quality)
             decoded += codec.decompress_each(files[-len(part):])
-            ideal.append(codec.costs(part, quality).sum((1, 2, 3)) / 8)
-        decoded, sizes, constant = torch.stack(decoded), list(map(len, files)), constant_bytes(files)
-        found["whole"].append(point(quality, sizes, decoded, images, ideal=torch.cat(ideal).mean().item()))
-        found["stripped"].append(point(quality, (size - constant for size in sizes), decoded, images, constant=constant))
-        batches = [codec.compress(part, quality) for part in images.split(ROWS * COLUMNS)]
-        decoded = torch.cat([codec.decompress(data) for data in batches])
-        found["mosaic"].append(point(quality, (len(data) / (ROWS * COLUMNS) for data in batches), decoded, images))
-        print("DCAE", *(found[way][-1] for way in found), sep="\n  ", flush=True)
-    return found
+            ideal += codec.costs(part, quality).sum().item() / 8
+            packed.append(codec.compress(part, quality))
+            unpacked.append(codec.decompress(packed[-1]))
+        found, found_packed = scores(torch.stack(decoded), images), scores(torch.cat(unpacked), images)
+        rows.append(three_ways(quality, files, files, found, packed, found_packed, ideal=ideal / len(images)))
+        print("DCAE", *rows[-1].values(), sep="\n  ", flush=True)
+    return rows
+
+
+def by_way(rows: list[dict]) -> dict[str, list[dict]]:
+    return {way: [row[way] for row in rows] for way in rows[0]}
 
 
 def patches(images: Tensor) -> Tensor:
@@ -150,7 +165,7 @@ def klt(images: Tensor, train: Tensor) -> list[dict]:
         y = (index * step) @ basis.T + mean
         y = y.view(-1, 4, 4, 3, 8, 8).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, 32, 32)
         decoded = y.round().clamp(0, 255).to(torch.uint8)
-        found.append(point(step, [bits / 8 / len(images)], decoded, images))
+        found.append(point(step, bits / 8, scores(decoded, images)))
         print("KLT", found[-1], flush=True)
     return found
 
@@ -180,10 +195,10 @@ def bd_rates(curves: dict) -> dict[str, dict[str, float]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parts: dict[str, Callable] = {name: baseline for name in ("JPEG", "WebP", "AVIF", "JPEG XL", "JPEG 2000")}
+    others = [name for name in QUALITIES if name != "DCAE" and (name in SETTINGS or find_spec("imagecodecs"))]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    there = [name for name in parts if name in SETTINGS or find_spec("imagecodecs")]
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"of DCAE, KLT, {', '.join(parts)}", default=["DCAE", "KLT", *there])
+    everything = ["DCAE", "KLT", *others]
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(everything)}", default=everything)
     parser.add_argument("--images", type=int, default=10_000, help="fewer, for a try; then nothing is written")
     options = parser.parse_args(arguments)
     train, test = load_images("cifar10")
@@ -192,11 +207,11 @@ def main(arguments: list[str] | None = None) -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for name in options.parts:
             if name == "DCAE":
-                record["curves"][name] = ours(images)
+                record["curves"][name] = by_way(ours(images))
             elif name == "KLT":
                 record["curves"][name] = klt(images, train.images)
             else:
-                record["curves"][name] = parts[name](name, images, pool)
+                record["curves"][name] = by_way(baseline(name, images, pool))
             record["provenance"][name] = provenance(torch.device("cpu")) | dict(codecs=versions())
     record |= dict(images=len(images), data=test.sha256, range=RANGE)
     if "DCAE" in record["curves"]:
