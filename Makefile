@@ -25,6 +25,7 @@ results-full: $(READY)  ## the same on CIFAR-10 with 40 epochs, into results/ful
 
 verify: $(READY)  ## evaluate the shipped weights on CIFAR-10 and hold them against their record
 	$(BIN)/python -m dcae_lib.verify
+	$(BIN)/python -m dcae_lib.verify results/codec
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -45,12 +46,21 @@ runs: $(READY)   ## train the recorded runs that are not there, both presets, se
 	$(BIN)/python bench/runs.py
 	$(BIN)/python notebooks/readme.py
 
+codec: $(READY)  ## train the codec's model and draw its curves beside JPEG, WebP and AVIF (hours without a GPU)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
+	$(BIN)/python -m dcae_lib.rate --out results/codec
+	$(BIN)/python bench/rd.py
+	$(BIN)/python notebooks/readme.py
+
+nightly: $(READY)  ## what takes too long for every change: 100,000 damaged streams
+	DCAE_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_bitstream.py tests/test_fuzz.py tests/test_golden.py
+
 bench: $(READY)  ## measure speeds and costs (downloads CIFAR-10, runs all tests), and write results/bench/*.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
-	for name in shortcuts soap train photos explore costs; do $(BIN)/python bench/$$name.py || exit 1; done
+	for name in shortcuts soap train photos codec explore costs; do $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
 	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist
 	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help install results results-full verify lab app test lint notebooks runs bench clean
+.PHONY: help install results results-full verify lab app test lint notebooks runs codec nightly bench clean

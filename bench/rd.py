@@ -12,6 +12,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import features
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from dcae_lib import Codec, load_images, to_model
 from dcae_lib.baselines import SETTINGS, constant_bytes, decode, encode
+from dcae_lib.compare import draw_curves
 from dcae_lib.metrics import bd_rate, psnr, ssim
+from dcae_lib.plots import WIDTH, use_style
 from dcae_lib.provenance import provenance
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "full" / "codec.json"
@@ -194,6 +197,14 @@ def bd_rates(curves: dict) -> dict[str, dict[str, float]]:
     return found
 
 
+def draw(record: dict) -> None:
+    """The README's figure."""
+    use_style()
+    fig, ax = plt.subplots(figsize=(WIDTH, 4))
+    draw_curves(ax, record)
+    fig.savefig(OUT.with_suffix(".png"))
+
+
 def main(arguments: list[str] | None = None) -> None:
     others = [name for name in QUALITIES if name != "DCAE" and (name in SETTINGS or find_spec("imagecodecs"))]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -203,22 +214,22 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     train, test = load_images("cifar10")
     images = test.images[: options.images]
-    record = json.loads(OUT.read_text()) if OUT.exists() else dict(curves={}, provenance={})
+    found = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for name in options.parts:
-            if name == "DCAE":
-                record["curves"][name] = by_way(ours(images))
-            elif name == "KLT":
-                record["curves"][name] = klt(images, train.images)
-            else:
-                record["curves"][name] = by_way(baseline(name, images, pool))
-            record["provenance"][name] = provenance(torch.device("cpu")) | dict(codecs=versions())
+            curve = klt(images, train.images) if name == "KLT" else by_way(ours(images) if name == "DCAE" else baseline(name, images, pool))
+            found[name] = curve, provenance(torch.device("cpu")) | dict(codecs=versions())
+    # Read only now: other parts may have been measured meanwhile.
+    record = json.loads(OUT.read_text()) if OUT.exists() else dict(curves={}, provenance={})
+    for name, (curve, origin) in found.items():
+        record["curves"][name], record["provenance"][name] = curve, origin
     record |= dict(images=len(images), data=test.sha256, range=RANGE)
     if "DCAE" in record["curves"]:
         record["bd_rate"] = bd_rates(record["curves"])
         print(json.dumps(record["bd_rate"], indent=1))
     if options.images == 10_000:
         OUT.write_text(json.dumps(record, indent=1) + "\n")
+        draw(record)
 
 
 if __name__ == "__main__":

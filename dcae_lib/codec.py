@@ -31,6 +31,7 @@ __all__ = ["Codec", "CorruptStream", "UnknownVersion", "WrongModel"]
 
 TILE = 32                                                   # the side of the images that the model was trained on
 AT_ONCE = 256                                               # tiles that go through the network together
+SEAMLESS = 55                                               # the quality from which seams are too faint to be worth it
 LARGEST_FILE = 6 * MOST_PIXELS                              # as many latents as pixels, none of which takes more than 5 bytes
 
 
@@ -98,6 +99,13 @@ class Codec:
         """What `decompress` makes of each of them, many at a time: sizes and qualities may differ."""
         return self._decompressed(data)
 
+    def preview(self, images: Tensor | np.ndarray | Image.Image, quality: int = 50) -> Tensor:
+        """What `decompress` will make of each image at this quality, without its bytes: uint8 [B, 3, H, W]."""
+        images, _ = as_pixels(images, None)
+        y, _ = self._latents(images, self._checked(quality))
+        H, W = images.shape[2:]
+        return self._pixels(join(y, len(images), *self._sites(images)), quality)[:, :, :H, :W].contiguous()
+
     @torch.no_grad()
     def costs(self, images: Tensor | np.ndarray | Image.Image, quality: int = 50) -> Tensor:
         """What each latent costs in bits, by the tables that code it: [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
@@ -124,12 +132,17 @@ class Codec:
 
     @torch.no_grad()
     def _pixels(self, y: Tensor, quality: int) -> Tensor:
-        """Rounded latents [B, C, h, w] of whole images → uint8 [B, 3, h·4, w·4]; as the encoder repeated pixels, latents are."""
+        """Rounded latents [B, C, h, w] of whole images → uint8 [B, 3, h·4, w·4]; as the encoder repeated pixels, latents are.
+
+        At low qualities a tile is decoded together with its neighbours' nearest latents, so that no seam shows.
+        """
         device = self.model.log_gain.device
-        tiles = [
-            to_uint8(self.model.synthesise(part.to(device), torch.full((len(part),), float(quality), device=device))).cpu()
-            for part in cut(y, self.grid, "replicate").split(AT_ONCE)
-        ]
+        edge = int(quality < SEAMLESS and max(y.shape[2:]) > self.grid)
+        inner = slice(edge * self.factor, edge * self.factor + TILE)
+        tiles = []
+        for part in cut(y, self.grid, "replicate", edge).split(AT_ONCE):
+            pixels = self.model.synthesise(part.to(device), torch.full((len(part),), float(quality), device=device))
+            tiles.append(to_uint8(pixels[:, :, inner, inner]).cpu())
         return join(torch.cat(tiles), len(y), y.shape[2] * self.factor, y.shape[3] * self.factor)
 
     def _decompressed(self, data: list[bytes], progress=None) -> list[Tensor]:
@@ -190,14 +203,17 @@ def as_pixels(images: Tensor | np.ndarray | Image.Image, background: str | None)
     return images, batch
 
 
-def cut(x: Tensor, side: int, mode: str) -> Tensor:
-    """Tiles of images that are first padded to whole ones: [B, C, H, W] → [B·rows·columns, C, side, side]."""
+def cut(x: Tensor, side: int, mode: str, edge: int = 0) -> Tensor:
+    """Tiles of images that are first padded to whole ones: [B, C, H, W] → [B·rows·columns, C, side, side].
+
+    With an edge, each tile is larger by it on all sides, and shows that much of its neighbours.
+    """
     B, C, H, W = x.shape
-    down, right = -H % side, -W % side
-    if down or right:                                       # in floats: padding knows no bytes
-        x = F.pad(x.float(), (0, right, 0, down), mode=mode).to(x.dtype)
-    x = x.unfold(2, side, side).unfold(3, side, side)       # [B, C, rows, columns, side, side]
-    return x.permute(0, 2, 3, 1, 4, 5).reshape(-1, C, side, side)
+    padding = (edge, -W % side + edge, edge, -H % side + edge)
+    if any(padding):                                        # in floats: padding knows no bytes
+        x = F.pad(x.float(), padding, mode=mode).to(x.dtype)
+    x = x.unfold(2, side + 2 * edge, side).unfold(3, side + 2 * edge, side)         # [B, C, rows, columns, side, side]
+    return x.permute(0, 2, 3, 1, 4, 5).reshape(-1, C, side + 2 * edge, side + 2 * edge)
 
 
 def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:

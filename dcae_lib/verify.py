@@ -11,20 +11,25 @@ from safetensors import SafetensorError, safe_open
 from .cifar10 import DataError
 from .data import best_device, load_images
 from .model import DCAE
+from .rate import SCORED, RateModel, estimate
 from .resources import resource
 from .train import evaluate
 
 TOLERANCE = 1e-4            # in each metric's own unit: what another processor may round otherwise
+CODEC_TOLERANCE = 2e-3      # a latent near a half may be rounded to the other side
 
 
 def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, float]]:
     """Evaluate the weights in a folder on the test images that its history names: {metric: (recorded, found)}.
 
-    Raises ValueError if the weights were saved with another history, if the data are others, or if a metric
-    differs by more than 1e-4.
+    The weights are those of a DCAE or of a codec. Raises ValueError if they were saved with another history, if the data
+    are others, or if a metric differs by more than 1e-4, of a codec 2e-3.
     """
     history = (folder / "history.json").read_bytes()
-    model = DCAE.from_pretrained(folder).to(best_device(device))
+    config = folder / "config.json"
+    of_codec = config.is_file() and b'"context"' in config.read_bytes()
+    kind, score, tolerance = (RateModel, estimate, CODEC_TOLERANCE) if of_codec else (DCAE, evaluate, TOLERANCE)
+    model = kind.from_pretrained(folder).to(best_device(device))
     with safe_open(folder / "model.safetensors", "pt") as file:
         written_with = (file.metadata() or {}).get("history_sha256")
     if written_with != hashlib.sha256(history).hexdigest():
@@ -32,21 +37,23 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     try:
         record = json.loads(history)
         dataset, data, recorded = record["config"]["dataset"], dict(record["data"]), record["history"][-1]
-        recorded = {name: float(recorded[name]) for name in ("l1", "l1_01", "psnr", "ssim")}
+        names = [f"{name}_{q}" for q in SCORED for name in ("bpp", "psnr")] if of_codec else ("l1", "l1_01", "psnr", "ssim")
+        recorded = {name: float(recorded[name]) for name in names}
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'history.json'} is not the record of a training: {error!r}") from error
     test = load_images(dataset).test
     if data.get(test.name) != test.sha256:
         raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {data.get(test.name)}")
-    found = evaluate(model, test)
+    found = score(model, test)
     scores = {name: (recorded[name], value) for name, value in found.items()}
-    if any(not abs(then - now) <= TOLERANCE for then, now in scores.values()):
+    if any(not abs(then - now) <= tolerance for then, now in scores.values()):
         raise ValueError(f"the weights in {folder} do not give what is recorded:\n{table(scores)}")
     return scores
 
 
 def table(scores: dict[str, tuple[float, float]]) -> str:
-    return "\n".join(f"{name:6} recorded {recorded:.6f}, found {value:.6f}" for name, (recorded, value) in scores.items())
+    width = max([6, *map(len, scores)])
+    return "\n".join(f"{name:{width}} recorded {recorded:.6f}, found {value:.6f}" for name, (recorded, value) in scores.items())
 
 
 def main(arguments: list[str] | None = None) -> int:

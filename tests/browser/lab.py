@@ -133,9 +133,9 @@ class Opened:
     def _inside(url: str) -> bool:
         return url.startswith(("data:", "blob:", "http://127.0.0.1:", "ws://127.0.0.1:"))
 
-    def explorer(self, name: str) -> "Shown":
-        """What the cell with `explore.<name>(` shows."""
-        cell = self.page.locator(".jp-CodeCell").filter(has_text=f"explore.{name}(")
+    def explorer(self, name: str, module: str = "explore") -> "Shown":
+        """What the cell with `<module>.<name>(` shows."""
+        cell = self.page.locator(".jp-CodeCell").filter(has_text=f"{module}.{name}(")
         return Shown(cell.locator(".jp-OutputArea-output").first)
 
 
