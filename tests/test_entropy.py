@@ -183,6 +183,34 @@ def test_between_anchors_the_biases_of_integers_are_those_of_floats(quality):
         assert (found[0][1] / 2**12 - bias).abs().max() < 2 / 2**12
 
 
+def whole(values, bits):
+    """Python's integers, which have no largest: rounded to so many fraction bits."""
+    return [whole(value, bits) for value in values] if isinstance(values, list) else round(values * 2**bits)
+
+
+def layer_by_hand(x, weight, bias, shift, leaky=True):
+    """Rounded down, and again below zero, as the docstrings say it."""
+    out = [sum(w * v for w, v in zip(row, x)) + b >> shift for row, b in zip(whole(weight.tolist(), 12), bias)]
+    return [v >> 3 if v < 0 and leaky else v for v in out]
+
+
+@pytest.mark.parametrize("quality", [0, 33, 50, 100])
+def test_the_integers_are_those_of_whole_number_arithmetic(quality):
+    model, rng = random_model(spread=3.0), np.random.default_rng(quality)
+    x = rng.integers(-300, 301, (20, entropy.SITES * 5 + 2))
+    mean, scale = IntegerContext(model, quality)(1, *torch.from_numpy(x).float().split([entropy.SITES * 5, 2], 1))
+    low = min(quality // 50, 1)                             # of three anchors
+    below, above = (whole(model.quality[k, 1].tolist(), 12) for k in (low, low + 1))
+    moved = [(a * (50 - quality + 50 * low) + b * (quality - 50 * low)) // 50 for a, b in zip(below, above)]
+    first, second, third = model.first[1], model.second[1], model.third[1]
+    for row, found in zip(x.tolist(), torch.cat([mean, scale], 1).tolist()):
+        y = layer_by_hand(row, first.weight, [a + b for a, b in zip(whole(first.bias.tolist(), 12), moved)], 4)
+        y = layer_by_hand(y, second.weight, whole(second.bias.tolist(), 20), 12)
+        y = layer_by_hand(y, third.weight, whole(third.bias.tolist(), 20), 12, leaky=False)
+        scales = [min(max(((v + 3 * 256) * 63 + 7 * 128) // (7 * 256), 0), 63) for v in y[2:]]
+        assert found == [(v * 8 + 128) // 256 for v in y[:2]] + scales
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e13])
 @pytest.mark.parametrize("name", ["first.0.weight", "second.1.bias", "third.0.weight", "quality"])
 def test_weights_that_have_no_exact_sums_are_refused(name, value):
