@@ -1,6 +1,5 @@
 """What the next latents probably are, given those before them: a context model that learns in floats and codes in integers."""
 
-
 from collections.abc import Callable
 
 import constriction
