@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,7 @@ class Codec:
         return tuple(-(-side // self.factor) for side in images.shape[2:])
 
     def _checked(self, quality: int) -> int:
-        if isinstance(quality, bool) or quality not in self.qualities:
+        if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
         return int(quality)
 
@@ -188,10 +189,13 @@ def as_pixels(images: Tensor | np.ndarray | Image.Image, background: str | None)
             images = np.asarray(in_rgb(images, "the image", background))
         except DataError as error:
             raise ValueError(str(error)) from error
-    if isinstance(images, np.ndarray):
-        images = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3) if images.ndim in (3, 4) else torch.from_numpy(images)
-    if images.dtype != torch.uint8:
+    if not isinstance(images, (Tensor, np.ndarray)):
+        raise ValueError(f"expected a uint8 tensor or array, or a Pillow image, got {type(images).__name__}")
+    if images.dtype not in (torch.uint8, np.uint8):
         raise ValueError(f"expected pixels in bytes, uint8, got {images.dtype}; to_uint8(x) makes them of floats in [-1, 1]")
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images.copy())            # a copy: torch warns of an array that cannot be written to
+        images = images.movedim(-1, -3) if images.ndim in (3, 4) else images
     if images.ndim not in (3, 4) or images.shape[-3] != 3 or not images.numel():
         raise ValueError(
             "expected a tensor [3, H, W] or [B, 3, H, W] or an array [H, W, 3] or [B, H, W, 3], with three colours, "

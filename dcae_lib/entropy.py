@@ -269,10 +269,9 @@ def decode(
     N, h, w = inside.shape
     size, last_tiles = context.size, np.cumsum(sizes)
     padded = pad(torch.zeros(N, context.channels, h, w), inside)
-    for i, j in np.ndindex(h, w):
+    sites = inside.any(0).nonzero().tolist()
+    for done, (i, j) in enumerate(sites, 1):
         tiles = inside[:, i, j].nonzero()[:, 0]
-        if not len(tiles):
-            continue
         ends = np.searchsorted(tiles.numpy(), last_tiles) * size            # of each stream's symbols at this site
         starts = [0, *ends[:-1]]
         before = windows(padded[tiles, :, i : i + ROWS, j : j + COLUMNS])[:, 0]
@@ -294,5 +293,5 @@ def decode(
             y = torch.from_numpy(away).view(-1, size) + mean // STEPS
             padded[tiles, g * size : (g + 1) * size, i + 2, j + 2] = y.clamp(-LARGEST, LARGEST).float()
         if progress:
-            progress((i * w + j + 1) / (h * w))
+            progress(done / len(sites))
     return padded[:, :-1, ROWS - 1 :, COLUMNS // 2 : COLUMNS // 2 + w]

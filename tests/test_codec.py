@@ -11,7 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcae_lib import Codec, load_images, to_model, to_uint8
 from dcae_lib.bitstream import CorruptStream, Header, WrongModel, pack, unpack
-from dcae_lib.codec import as_pixels, cut, identity, join
+from dcae_lib.codec import SEAMLESS, as_pixels, cut, identity, join
 from dcae_lib.metrics import psnr
 from dcae_lib.resources import resource
 
@@ -247,7 +247,7 @@ def test_tiles_with_an_edge_show_that_much_of_their_neighbours(edge):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("q", [0, 54, 55, 100])
+@pytest.mark.parametrize("q", [0, SEAMLESS - 1, SEAMLESS, 100])
 def test_a_tile_is_decoded_alone_at_high_quality_and_with_its_neighbours_nearest_latents_at_low(q, codec, cat):
     x = cat[None, :, :96, :96]
     latents, quality = codec.model.analyse(to_model(cut(x, 32, "replicate")), torch.full((9,), float(q))).round(), torch.tensor([float(q)])
@@ -255,7 +255,7 @@ def test_a_tile_is_decoded_alone_at_high_quality_and_with_its_neighbours_nearest
     alone = to_uint8(codec.model.synthesise(y[..., 8:16, 8:16], quality))
     among = to_uint8(codec.model.synthesise(y[..., 7:17, 7:17], quality)[..., 4:-4, 4:-4])
     found = codec.decompress(codec.compress(x, q))[..., 32:64, 32:64]
-    assert alike(found, among if q < 55 else alone) and not alike(alone, among)
+    assert alike(found, among if q < SEAMLESS else alone) and not alike(alone, among)
 
 
 @pytest.mark.parametrize("q", [10, 90])
