@@ -43,6 +43,8 @@ def constant_bytes(files: list[bytes]) -> int:
     shortest = min(map(len, files))
     front = torch.tensor([list(file[:shortest]) for file in files], dtype=torch.uint8)
     back = torch.tensor([list(file[len(file) - shortest :]) for file in files], dtype=torch.uint8)
-    same_front, same_back = ((part == part[0]).all(0) for part in (front, back))
-    # A file can be as short as its two ends together: no byte counts for both.
-    return min(int(same_front.sum() + same_back.sum()), shortest)
+    same_front, same_back = ((part == part[0]).all(0).long() for part in (front, back))
+    # Up to some place the start is compared, and the end from there on, so that no byte counts for both.
+    before = torch.cat([torch.zeros(1, dtype=torch.long), same_front.cumsum(0)])
+    after = same_back.sum() - torch.cat([torch.zeros(1, dtype=torch.long), same_back.cumsum(0)])
+    return int((before + after).max())
