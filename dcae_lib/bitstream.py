@@ -15,7 +15,8 @@ from typing import NamedTuple
 MAGIC = 0xD0                                                # the upper half of the first byte
 VERSION = 1                                                 # the lower
 SHORTEST = 8
-MOST_PIXELS = 2**26                                         # of all images in a file: bounds what a forged header can ask for
+TILE = 32                                                   # the side of the squares that an image is coded in
+MOST_PIXELS = 2**26                                         # of all tiles in a file: bounds what a forged header can ask for
 
 
 class CorruptStream(ValueError):
@@ -82,8 +83,12 @@ def check_size(H: int, W: int, count: int) -> None:
     """ValueError for images without pixels, or with more than a file may hold."""
     if not H or not W:
         raise ValueError(f"images of {H}×{W} pixels: there is nothing to compress")
-    if H * W * max(count, 1) > MOST_PIXELS:
-        raise ValueError(f"{max(count, 1)} × {H}×{W} pixels, a file holds {MOST_PIXELS / 1e6:.0f} megapixels at most: split them")
+    tiles = -(-H // TILE) * -(-W // TILE) * max(count, 1)
+    if tiles * TILE**2 > MOST_PIXELS:
+        raise ValueError(
+            f"{max(count, 1)} × {H}×{W} pixels, a file holds {MOST_PIXELS / 1e6:.0f} megapixels at most, in whole tiles of "
+            f"{TILE}×{TILE}: split them"
+        )
 
 
 def _leb128(n: int) -> bytes:

@@ -20,7 +20,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm.auto import tqdm
 
 from . import entropy
-from .bitstream import MOST_PIXELS, CorruptStream, Header, UnknownVersion, WrongModel, check_size, pack, unpack
+from .bitstream import MOST_PIXELS, TILE, CorruptStream, Header, UnknownVersion, WrongModel, check_size, pack, unpack
 from .cifar10 import DataError
 from .data import in_rgb, read_picture, to_model, to_uint8
 from .entropy import QUALITIES, IntegerContext
@@ -30,7 +30,6 @@ from .resources import write_whole
 
 __all__ = ["Codec", "CorruptStream", "UnknownVersion", "WrongModel"]
 
-TILE = 32                                                   # the side of the images that the model was trained on
 AT_ONCE = 256                                               # tiles that go through the network together
 SEAMLESS = 30                                               # below it, decoding with an edge of the neighbours loses fewer dB than seams do
 LARGEST_FILE = 6 * MOST_PIXELS                              # as many latents as pixels, none of which takes more than 5 bytes
@@ -285,6 +284,9 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--background", help="colour to put under transparent pictures, such as white or #202020")
     options = parser.parse_args(arguments)
     suffix, do = (".dcae", compress_file) if options.command == "compress" else (".png", decompress_file)
+    for file in options.files:
+        if not file.name:
+            parser.error(f"{file} is a folder; name the files in it")
     targets = [options.out / file.with_suffix(suffix).name for file in options.files]
     for file, target in zip(options.files, targets):
         if targets.count(target) > 1:
