@@ -249,6 +249,9 @@ def decompress_file(codec: Codec, file: Path, to: Path, options, progress: Calla
     single = images.ndim == 3
     names = [to] if single else [to.with_stem(f"{to.stem}-{k}") for k in range(len(images))]
     check_free(names, options.overwrite)
+    if written := options.written.intersection(names):
+        raise ValueError(f"{min(written)} was written by this command, from another file; give {file} a folder of its own")
+    options.written.update(names)
     files = {}
     for name, image in zip(names, [images] if single else images):
         png = io.BytesIO()
@@ -296,16 +299,18 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--quality must be from 0 to 100, got {options.quality}")
         if options.background is not None:
             try:
-                ImageColor.getrgb(options.background)
+                *_, alpha = (*ImageColor.getrgb(options.background), 255)[:4]
             except ValueError as error:
                 parser.error(f"--background: {error}")
+            if alpha < 255:
+                parser.error(f"--background: {options.background} is transparent itself")
     try:
         codec = Codec.from_pretrained(options.model)
         options.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    failed = 0
+    options.written, failed = set(), 0                      # a batch makes more names than its own
     with tqdm(total=len(options.files), unit="file", desc=options.command, disable=None) as bar:    # none where stderr is no terminal
         for k, (file, target) in enumerate(zip(options.files, targets)):
 

@@ -188,6 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:                               # the second one, or before or after the training
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     if run.interrupted:
         print(f"interrupted in epoch {len(run.history) + 1}; the same command goes on from there", file=sys.stderr)
         return 130

@@ -212,3 +212,18 @@ def test_ctrl_c_leaves_only_whole_files(folder, monkeypatch, capsys):
     assert main(["compress", "cat.png", "frog.png", "--out", "out"]) == 130
     assert "interrupted; what was written is whole" in capsys.readouterr().err
     assert [path.name for path in (folder / "out").iterdir()] == ["cat.dcae"]
+
+
+def test_a_batch_does_not_replace_what_the_same_command_wrote(codec, pixels, tmp_path, capsys):
+    (tmp_path / "a-0.dcae").write_bytes(codec.compress(pixels["frog"], 40))
+    (tmp_path / "a.dcae").write_bytes(codec.compress(np.stack([pixels["cat"]] * 2), 40))
+    files = [str(tmp_path / name) for name in ("a-0.dcae", "a.dcae")]
+    assert main(["decompress", *files, "--out", str(tmp_path / "out"), "--overwrite"]) == 1
+    assert "a-0.png was written by this command, from another file" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a-0.png"]
+
+
+def test_a_background_that_is_transparent_itself_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["compress", "x.png", "--out", str(tmp_path), "--background", "#ffffff80"])
+    assert left.value.code == 2 and "#ffffff80 is transparent itself" in capsys.readouterr().err

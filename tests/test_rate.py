@@ -161,6 +161,11 @@ def test_the_estimate_is_a_loop_over_images_and_qualities(model, sample):
         assert found[f"bpp_{q}"] == pytest.approx(bpp, rel=1e-3) and found[f"psnr_{q}"] == pytest.approx(decibel, abs=0.02)
 
 
+def test_the_estimate_compares_pictures_in_bytes(model, sample):
+    model.forward = lambda x, quality: (x + 0.003, torch.zeros(len(x), 1, 1, 1))    # less than half a step of a byte
+    assert estimate(model, few(sample, 1).test)["psnr_0"] == math.inf
+
+
 def test_the_shipped_weights_take_more_bits_for_better_pictures(sample):
     found = estimate(RateModel.from_pretrained(), replace(sample.test, images=sample.test.images[:50]))
     for name in ("bpp", "psnr"):
