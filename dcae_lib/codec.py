@@ -25,6 +25,7 @@ from .cifar10 import DataError
 from .data import in_rgb, read_picture, to_model, to_uint8
 from .entropy import QUALITIES, IntegerContext
 from .metrics import psnr
+from .process import one_thread
 from .rate import RateModel
 from .resources import write_whole
 
@@ -156,7 +157,8 @@ class Codec:
             inside = [cut(torch.ones(B, 1, h, w), self.grid, "constant")[:, 0].bool() for B, h, w in shapes]
             sizes = [len(part) for part in inside]
             payloads = [payload for *_, payload in streams]
-            y = entropy.decode(payloads, torch.cat(inside), sizes, self.context(quality), progress)
+            with one_thread():                              # a site of a few tiles is too little to share
+                y = entropy.decode(payloads, torch.cat(inside), sizes, self.context(quality), progress)
             for (k, header, _), shape, part in zip(streams, shapes, y.split(sizes)):
                 images = self._pixels(join(part, *shape), quality)[:, :, : header.height, : header.width]
                 found[k] = images.contiguous() if header.count else images[0].contiguous()

@@ -1,4 +1,4 @@
-"""What a training sets up in its process: Ctrl-C that waits for the end of a step, and memory that is kept."""
+"""What is set up in a process: Ctrl-C that waits for the end of a step, memory that is kept, one thread for small work."""
 
 import ctypes
 import platform
@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 
 @contextmanager
@@ -38,3 +40,14 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 2**30)                             # M_TRIM_THRESHOLD
         libc.mallopt(-3, 2**25)                             # M_MMAP_THRESHOLD, the greatest that it takes
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes on one thread: many small steps take longer when several have to meet after each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
