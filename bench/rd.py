@@ -159,7 +159,7 @@ def klt(images: Tensor, train: Tensor) -> list[dict]:
     basis = torch.linalg.eigh(torch.cov((known - mean).T.double())).eigenvectors.float()
     coefficients = (patches(images) - mean) @ basis
     found = []
-    for step in (100, 80, 64, 50, 40, 32, 25, 20, 16, 12, 9):
+    for step in (130, 100, 80, 64, 50, 40, 32, 25, 20, 16, 12, 9):
         index = (coefficients / step).round()
         bits = 0.0
         for column in index.T:
