@@ -148,20 +148,21 @@ class Codec:
 
     def _decompressed(self, data: list[bytes], progress=None) -> list[Tensor]:
         found: list[Tensor | None] = [None] * len(data)
-        same = defaultdict(list)                            # what can be decoded together, by quality
+        alike = defaultdict(list)                           # what can be decoded together
         for k, stream in enumerate(data):
             header, payload = unpack(bytes(stream), self.identity)
-            same[header.quality].append((k, header, payload))
-        for quality, streams in same.items():
-            shapes = [(max(header.count, 1), -(-header.height // self.factor), -(-header.width // self.factor)) for _, header, _ in streams]
-            inside = [cut(torch.ones(B, 1, h, w), self.grid, "constant")[:, 0].bool() for B, h, w in shapes]
-            sizes = [len(part) for part in inside]
-            payloads = [payload for *_, payload in streams]
+            alike[header.quality, header.height, header.width].append((k, header.count, payload))
+        for (quality, H, W), streams in alike.items():
+            numbers, counts, payloads = zip(*streams)
+            images = [max(count, 1) for count in counts]    # of each stream
+            h, w = -(-H // self.factor), -(-W // self.factor)
+            inside = cut(torch.ones(sum(images), 1, h, w), self.grid, "constant")[:, 0].bool()
+            sizes = [len(inside) // sum(images) * n for n in images]
             with one_thread():                              # a site of a few tiles is too little to share
-                y = entropy.decode(payloads, torch.cat(inside), sizes, self.context(quality), progress)
-            for (k, header, _), shape, part in zip(streams, shapes, y.split(sizes)):
-                images = self._pixels(join(part, *shape), quality)[:, :, : header.height, : header.width]
-                found[k] = images.contiguous() if header.count else images[0].contiguous()
+                y = entropy.decode(payloads, inside, sizes, self.context(quality), progress)
+            pixels = self._pixels(join(y, sum(images), h, w), quality)[:, :, :H, :W]
+            for k, count, part in zip(numbers, counts, pixels.split(images)):
+                found[k] = (part if count else part[0]).contiguous()
         return found
 
     def _sites(self, images: Tensor) -> tuple[int, int]:

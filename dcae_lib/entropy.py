@@ -273,21 +273,17 @@ def decode(
     for done, (i, j) in enumerate(sites, 1):
         tiles = inside[:, i, j].nonzero()[:, 0]
         ends = np.searchsorted(tiles.numpy(), last_tiles) * size            # of each stream's symbols at this site
-        starts = [0, *ends[:-1]]
+        parts = [slice(a, b) for a, b in zip([0, *ends.tolist()], ends.tolist())]
         before = windows(padded[tiles, :, i : i + ROWS, j : j + COLUMNS])[:, 0]
         for g in range(len(context.groups)):
             mean, scale = context(g, before, padded[tiles, : g * size, i + 2, j + 2])
             rows = context.tables[(scale * STEPS + mean % STEPS).numpy().ravel()]
-            away = np.empty(len(rows), np.int64)
             try:
-                for decoder, a, b in zip(decoders, starts, ends):
-                    away[a:b] = decoder.decode(TABLE, rows[a:b])
-                away -= REACH
+                away = np.concatenate([decoder.decode(TABLE, rows[part]) for decoder, part in zip(decoders, parts)]) - REACH
                 far = np.abs(away) == REACH
                 if far.any():
-                    for decoder, a, b in zip(decoders, starts, ends):
-                        more = decoder.decode(FAR, int(far[a:b].sum()))
-                        away[a:b][far[a:b]] += np.sign(away[a:b][far[a:b]]) * more
+                    more = np.concatenate([decoder.decode(FAR, int(far[part].sum())) for decoder, part in zip(decoders, parts)])
+                    away[far] += np.sign(away[far]) * more
             except AssertionError as error:                 # the coder's way to say so
                 raise CorruptStream("the coded latents are none that the model could have written") from error
             y = torch.from_numpy(away).view(-1, size) + mean // STEPS
