@@ -63,7 +63,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
                 pass
         aside = path.with_suffix(".damaged")
         path.replace(aside)
-        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=4)
+        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=5)
     return None
 
 
