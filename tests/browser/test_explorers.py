@@ -9,6 +9,7 @@ import pytest
 import torch
 from lab import ROOT, from_key_to_pixels, run_in_lab, voila
 from PIL import Image
+from playwright.sync_api import expect
 
 from dcae_lib import DCAE, to_model, to_uint8
 from dcae_lib.resources import resource
@@ -209,7 +210,9 @@ def test_an_upload_is_shown_at_full_resolution_and_saved_exactly(opened, upload)
     upload.send("mine.png", encoded(pixels))
     upload.box.get_by_text("mine.png: 101×70 pixels").wait_for()
     upload.box.get_by_role("button", name="original").click()
-    assert upload.box.locator("img:visible").evaluate("img => [img.naturalWidth, img.width]") == [101, 101]
+    shown = upload.box.locator("img:visible")
+    expect(shown).to_have_count(1)               # one view goes and the other comes: for a moment both are there
+    assert shown.evaluate("img => [img.naturalWidth, img.width]") == [101, 101]
     with upload.page.expect_download() as download:
         upload.box.get_by_text("save the result").click()
     assert download.value.suggested_filename == "mine-dcae.png"
