@@ -25,7 +25,8 @@ REACH = 64                                                  # of the tables: wha
 TOTAL = 2**22                                               # of a table: sums below 2²⁴ are exact in float32
 
 TABLE = constriction.stream.model.Categorical(perfect=False)
-FAR = constriction.stream.model.Uniform(2**18)              # how far beyond the reach: more than 2 · LARGEST + REACH
+FAR_BITS = 18                                               # of how far beyond the reach: more than 2 · LARGEST + REACH
+FAR = constriction.stream.model.Uniform(2**FAR_BITS)
 
 
 class ContextModel(nn.Module):
@@ -221,7 +222,7 @@ def costs(y: Tensor, inside: Tensor, context: IntegerContext) -> Tensor:
     """What each latent costs in bits, by the tables: integers [N, C, h, w], [N, h, w] → [N, C, h, w], 0 where none is coded."""
     symbol, row, _ = coded(y, inside, context)
     bits = np.log2(context.tables.sum(1))[row] - np.log2(context.tables[row, symbol])
-    bits += 18 * ((symbol == 0) | (symbol == 2 * REACH))
+    bits += FAR_BITS * ((symbol == 0) | (symbol == 2 * REACH))
     return torch.from_numpy(bits).permute(0, 3, 1, 2) * inside[:, None]
 
 

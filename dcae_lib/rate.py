@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .cifar10 import DataError
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
 from .entropy import QUALITIES, ContextModel, between_anchors, bits
 from .metrics import psnr
 from .model import DCAE, load_pretrained, save_pretrained
 from .resources import resource
-from .train import NonFiniteLoss, Run, Task, TrainConfig, fit
+from .train import Run, Task, TrainConfig, fit, status
 
 SCORED = (0, 20, 40, 60, 80, 100)                           # qualities that are evaluated after every epoch
 
@@ -183,20 +182,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", help="cuda, mps or cpu; the best there is if not named")
     options = vars(parser.parse_args(arguments))
     out = options.pop("out")
-    try:
-        run = train_rate(TrainConfig(**PRESET | options), out)
-    except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:                               # the second one, or before or after the training
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    if run.interrupted:
-        print(f"interrupted in epoch {len(run.history) + 1}; the same command goes on from there", file=sys.stderr)
-        return 130
-    last = run.history[-1]
-    print(f"{out}: " + ", ".join(f"{last[f'psnr_{q}']:.2f} dB at {last[f'bpp_{q}']:.3f} bpp" for q in SCORED))
-    return 0
+
+    def summary(run: Run) -> str:
+        last = run.history[-1]
+        return f"{out}: " + ", ".join(f"{last[f'psnr_{q}']:.2f} dB at {last[f'bpp_{q}']:.3f} bpp" for q in SCORED)
+
+    return status(lambda: train_rate(TrainConfig(**PRESET | options), out), summary)
 
 
 if __name__ == "__main__":

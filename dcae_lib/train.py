@@ -338,10 +338,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=json.loads, help="""arguments of DCAE(...) as JSON, such as '{"shortcut": "pool"}'""")
     options = vars(parser.parse_args(arguments))
     out, preset = options.pop("out"), options.pop("preset")
-    try:
+
+    def do() -> Run:
         config = TrainConfig.preset(preset, **{name: value for name, value in options.items() if value is not None})
         splits = load_images(config.dataset)
-        run = train(config, out, splits, keep_pictures(out, splits.test))
+        return train(config, out, splits, keep_pictures(out, splits.test))
+
+    return status(do, lambda run: f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items()))
+
+
+def status(do: Callable[[], Run], summary: Callable[[Run], str]) -> int:
+    """The exit status of a training as a command: 0 and a summary, 1 and what went wrong, or 130 if it was interrupted."""
+    try:
+        run = do()
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -351,7 +360,7 @@ def main(arguments: list[str] | None = None) -> int:
     if run.interrupted:
         print(f"interrupted in epoch {len(run.history) + 1}; the same command goes on from there", file=sys.stderr)
         return 130
-    print(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items()))
+    print(summary(run))
     return 0
 
 
