@@ -52,7 +52,8 @@ def recorded(name: str) -> bool:
     """Whether the run is there, made with these settings."""
     history = folder(name) / "history.json"
     settings = json.loads(json.dumps(asdict(config(name))))
-    return history.exists() and json.loads(history.read_text())["config"] == settings
+    new = json.loads(json.dumps(asdict(TrainConfig())))                 # settings that the run did not know yet
+    return history.exists() and new | json.loads(history.read_text())["config"] == settings
 
 
 def do(name: str) -> str:

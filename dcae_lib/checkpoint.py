@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from .distributed import World
 from .resources import write_whole
 
 KEPT = 2                                                    # if the newest is damaged, there is one before it
@@ -63,7 +64,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
                 pass
         aside = path.with_suffix(".damaged")
         path.replace(aside)
-        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=5)
+        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=7)
     return None
 
 
@@ -76,53 +77,65 @@ def checkpoints(folder: Path) -> list[Path]:
 class TrainingState:
     """All that the rest of a training depends on, to and from the checkpoints in a folder; None: nothing is kept."""
 
-    def __init__(self, folder: Path | None, run, modules: dict[str, nn.Module], optimizer, order: torch.Generator, splits):
+    def __init__(
+        self, folder: Path | None, run, modules: dict[str, nn.Module], optimizer, order: torch.Generator, splits,
+        processes: World = World(),
+    ):
         self.folder, self.run, self.modules, self.optimizer, self.order = folder, run, modules, optimizer, order
+        self.processes = processes
         data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in splits}
         self.identity = json.loads(json.dumps(dict(config=asdict(run.config) | {"device": None}, data=data), default=str))
         self.losses: list[float] = []                       # of the steps of this epoch so far
         self.seconds = 0.0                                  # that these took
         self.order_at_start = order.get_state()             # of this epoch: the order of its images follows from it
         self.saved = time.monotonic()
-        if folder:
-            folder.parent.mkdir(parents=True, exist_ok=True)        # one that cannot be made shows before the training
+        identities = processes.gather(self.identity)
+        processes.first_does(lambda: _check_alike(identities))
+        if folder:                                          # one that cannot be made shows before the training
+            processes.first_does(lambda: folder.parent.mkdir(parents=True, exist_ok=True))
 
     def due(self, every: float) -> bool:
         """Whether the last checkpoint is older than that many seconds."""
         return self.folder is not None and time.monotonic() - self.saved > every
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of a step. Raises CheckpointError."""
+        """Write the checkpoint of a step; of several processes the first does. Raises CheckpointError."""
         if self.folder is None:
             return
-        tensors = _pack(self.modules, self.optimizer, self.run.device) | {"order": self.order_at_start}
-        progress = dict(history=self.run.history, sessions=self.run.sessions, losses=self.losses, seconds=self.seconds)
-        save_checkpoint(self.folder, step, tensors, self.identity | progress)
+        if self.processes.rank == 0:
+            tensors = _pack(self.modules, self.optimizer, self.run.device) | {"order": self.order_at_start}
+            progress = dict(history=self.run.history, sessions=self.run.sessions, losses=self.losses, seconds=self.seconds)
+            save_checkpoint(self.folder, step, tensors, self.identity | progress)
         self.saved = time.monotonic()
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one. Raises ValueError if it is of another training."""
         if not self.folder:
             return
-        for folder in (self.folder, self.folder.parent):
-            for left in folder.glob("*.partial"):           # by a kill in the middle of a write
-                if re.search(r"\.(json|md|safetensors)\.\d+\.partial$", left.name):
-                    left.unlink()
-        found = load_checkpoint(self.folder)
+        found = self.processes.first_does(self._read)
         if not found:
             return
         tensors, record = found
-        changes = list(_changes(self.identity, {name: record[name] for name in self.identity}))
-        if changes:
-            raise ValueError(
-                f"{self.folder} holds checkpoints of another training ({'; '.join(changes)}). "
-                "Write to another folder, or delete this one to begin anew"
-            )
         _unpack(tensors, self.modules, self.optimizer, self.run.device)
         self.order.set_state(tensors["order"])
         self.order_at_start = tensors["order"]
         self.losses[:], self.seconds = record["losses"], record["seconds"]
         self.run.history[:], self.run.sessions[:] = record["history"], record["sessions"]
+
+    def _read(self) -> tuple[dict[str, Tensor], dict] | None:
+        """The newest checkpoint, once what a kill left half written is gone."""
+        for folder in (self.folder, self.folder.parent):
+            for left in folder.glob("*.partial"):           # by a kill in the middle of a write
+                if re.search(r"\.(json|md|safetensors)\.\d+\.partial$", left.name):
+                    left.unlink()
+        found = load_checkpoint(self.folder)
+        changes = [] if not found else list(_changes(self.identity, {name: found[1][name] for name in self.identity}))
+        if changes:
+            raise ValueError(
+                f"{self.folder} holds checkpoints of another training ({'; '.join(changes)}). "
+                "Write to another folder, or delete this one to begin anew"
+            )
+        return found
 
     def delete(self) -> None:
         """Delete the checkpoints: the training is done, and what it made is written."""
@@ -164,11 +177,19 @@ def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
 
 
-def _changes(now: dict, before: dict) -> Iterator[str]:
+def _changes(now: dict, before: dict, words: str = "{} was {}, is {}") -> Iterator[str]:
     """What two nested dicts of settings differ in, in words."""
     for name in dict.fromkeys([*now, *before]):
         new, old = now.get(name), before.get(name)
         if isinstance(new, dict) and isinstance(old, dict):
-            yield from _changes(new, old)
+            yield from _changes(new, old, words)
         elif new != old:
-            yield f"{name} was {old}, is {new}"
+            yield words.format(name, old, new)
+
+
+def _check_alike(identities: list[dict]) -> None:
+    """Raise ValueError if a process was given another config or other data than the first."""
+    for rank, identity in enumerate(identities):
+        differ = list(_changes(identity, identities[0], f"{{}} is {{}} in process 0, {{}} in process {rank}"))
+        if differ:
+            raise ValueError(f"all processes must train alike ({'; '.join(differ)}). Give all of them the same config and data")

@@ -4,8 +4,9 @@ import hashlib
 import json
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -43,6 +44,10 @@ class ImageSet:
         """The same set with its tensors on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, images=self.images.to(device), labels=labels)
+
+    def batches(self, *arguments) -> Iterator[Tensor]:
+        """`batches` of its images."""
+        return batches(self.images, *arguments)
 
 
 class Splits(NamedTuple):
@@ -86,15 +91,19 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def batches(images: Tensor, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+def batches(
+    images: Tensor, batch_size: int, generator: torch.Generator | None = None,
+    skip: int = 0, part: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Tensor]:
     """One epoch of float batches [B, 3, H, W] in [-1, 1] on the images' device, the last one shorter if need be.
 
-    In random order drawn from a CPU generator; in the order of the images without one.
+    In random order drawn from a CPU generator; in the order of the images without one. The first `skip` batches are
+    passed over; `part` chooses, among the indices of a batch, those that are wanted.
     """
     N = len(images)
     order = torch.arange(N) if generator is None else torch.randperm(N, generator=generator)
-    for index in order.to(images.device).split(batch_size):
-        yield to_model(images[index])
+    for index in islice(order.to(images.device).split(batch_size), skip, None):
+        yield to_model(images[part(index) if part else index])
 
 
 def best_device(name: str | None = None) -> torch.device:

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .data import ImageSet, Splits, load_images, to_model, to_uint8
+from .data import ImageSet, Splits, to_model, to_uint8
+from .distributed import world
 from .entropy import QUALITIES, ContextModel, between_anchors, bits
 from .metrics import psnr
 from .model import DCAE, load_pretrained, save_pretrained
 from .resources import resource
-from .train import Run, Task, TrainConfig, fit, status
+from .train import Run, Task, TrainConfig, fit, images_of, status
 
 SCORED = (0, 20, 40, 60, 80, 100)                           # qualities that are evaluated after every epoch
 
@@ -127,7 +128,9 @@ def train_rate(config: TrainConfig, out: str | Path | None = None, splits: Split
         return model
 
     task = Task("loss", build, rate_distortion, estimate, save_run)
-    return fit(task, config, out, splits or load_images(config.dataset), after_epoch)
+    with world(config.device) as processes:
+        splits = splits or processes.machine_first(lambda: images_of(config))
+        return fit(task, config, out, splits, after_epoch, processes=processes)
 
 
 def save_run(run: Run, splits: Splits, out: Path) -> None:

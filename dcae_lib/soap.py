@@ -11,9 +11,14 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from .distributed import World
+
 # A refresh iterates on GG + shift · I. That has the same eigenvectors, but directions in which no gradient has come yet
 # stay where they are, instead of being made of rounding errors, which a shift of fewer epsilons does not outweigh.
 SHIFT = 1000                                                # epsilons of the number format, times the largest eigenvalue
+
+# Several processes share the refresh of factors from this size on; smaller ones take longer to send than to compute.
+SHARED_FROM = 128                                           # where it begins to pay in results/bench/distributed.json
 
 NOT_FINITE = "held a NaN or an infinity, or was too large to square"
 
@@ -42,8 +47,13 @@ class SOAP(torch.optim.Optimizer):
     with a NaN or an infinity, or too large to square, raises FloatingPointError: on a CPU at once, before anything has
     changed; elsewhere, since looking makes the device wait, at the next refresh or when other weights get gradients,
     and until then such a gradient and those that come with it count as zero.
+
+    processes: set it to the `World` of a training in several processes that all hold these weights and gradients, as
+    `train` does: they share the work on large factors.
     Vyas et al. 2024, arXiv 2409.11321, algorithm 3.
     """
+
+    processes = World()
 
     def __init__(
         self, params, lr: float = 3e-3, betas: tuple[float, float] = (0.95, 0.95), shampoo_beta: float | None = None,
@@ -80,7 +90,7 @@ class SOAP(torch.optim.Optimizer):
             if bundle.step % group["precondition_frequency"] == 0:
                 due.append(bundle)
             bundle.step += 1
-        refresh([stack for bundle in due for stack in bundle.stacks])
+        refresh([stack for bundle in due for stack in bundle.stacks], self.processes)
         look_back(due)
 
     def _bundled(self, k: int, group: dict) -> list["Bundle"]:
@@ -306,7 +316,7 @@ def restore(x: Tensor, Q: list[Tensor | None]) -> Tensor:
     return x.reshape(n, o, i, *kernel)
 
 
-def refresh(stacks: list[Stack]) -> None:
+def refresh(stacks: list[Stack], processes: World) -> None:
     """Turn the bases of all stacks after their factors, those of one size in one call, and the moments with them."""
     sizes, new = {}, {}
     for stack in stacks:
@@ -317,7 +327,8 @@ def refresh(stacks: list[Stack]) -> None:
         home = "cpu" if device.type == "mps" else device    # MPS has no eigenvectors
         GG, Q = (torch.cat([getattr(stack, name)[k] for stack, k in same]).to(home) for name in ("GG", "Q"))
         counts = [len(stack.Q[k]) for stack, k in same]
-        new |= zip(same, zip(*(one.to(device).split(counts) for one in power_iteration(GG, Q))))
+        share = processes if Q.shape[-1] >= SHARED_FROM else World()
+        new |= zip(same, zip(*(one.to(device).split(counts) for one in share.spread(power_iteration, GG, Q))))
     for stack in stacks:
         if any(q is not None for q in stack.Q):
             stack.turn([new.get((stack, k), (None, None, None)) for k in range(len(stack.Q))])

@@ -4,12 +4,11 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,74 +22,17 @@ from tqdm.auto import tqdm
 from . import metrics
 from .checkpoint import TrainingState
 from .cifar10 import DataError
-from .data import ImageSet, Splits, batches, best_device, load_images, to_model, to_uint8
+from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
+from .data import ImageSet, Splits, best_device, load_images, to_model, to_uint8
+from .distributed import StoppedElsewhere, World, world
 from .model import DCAE
 from .process import interrupts, keep_memory
 from .provenance import provenance
 from .soap import SOAP
+from .stream import stream_images
 from .watch import LossWatch, NonFiniteLoss
 
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All that a training run depends on but the machine and its threads."""
-
-    dataset: str = "sample"                 # what `load_images` takes
-    epochs: int = 40
-    batch_size: int = 64
-    optimizer: str = "SOAP"                 # ours, or any name in torch.optim
-    lr: float = 1e-2
-    optimizer_args: dict = field(default_factory=dict)
-    schedule: str = "cosine"                # after the warm-up: down to 0 on a "cosine", or "constant"
-    warmup: float = 0.05                    # fraction of all steps in which the learning rate rises
-    clip: float | None = None               # the norm to which a longer gradient is cut
-    average: float | None = None            # decay of a running mean of the weights, which replaces them in the end
-    precision: str = "float32"              # "bfloat16": autocast, where the processor has it
-    model: dict = field(default_factory=dict)           # arguments of DCAE(...)
-    seed: int = 0                           # of the initial weights, the order of the images and dropout
-    device: str | None = None               # None: CUDA, else MPS, else CPU
-
-    def __post_init__(self):
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
-        if not self.lr > 0 or not 0 <= self.warmup <= 1:
-            raise ValueError(f"lr must be above 0 and warmup in [0, 1], got {self.lr} and {self.warmup}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be above 0, or None, got {self.clip}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"average must be between 0 and 1, or None, got {self.average}")
-        for name, allowed in (("schedule", ("cosine", "constant")), ("precision", ("float32", "bfloat16"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        optimizer_class(self.optimizer)
-
-    @classmethod
-    def preset(cls, name: str, **changes) -> "TrainConfig":
-        """The config of a preset, "tuned" or "document", with changes. ValueError for another name."""
-        if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        return cls(**deepcopy(PRESETS[name]) | changes)
-
-
-PRESETS = {
-    # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
-    "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1)),
-    # What the project's own document trained with; one channel per group is what its own run had.
-    "document": dict(
-        batch_size=512, lr=5e-4, optimizer_args=dict(betas=(0.95, 0.95), weight_decay=0.01, precondition_frequency=10),
-        schedule="constant", warmup=0.0, model=dict(dropout=0.01, stage_dropout=0.05, groups=32),
-    ),
-}
-
-
-def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
-    """SOAP, or the class of that name in torch.optim. Raises ValueError if there is none."""
-    found = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise ValueError(f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r}")
-    return found
 
 
 @dataclass
@@ -129,6 +71,9 @@ def train(
     weights, bit for bit. Ctrl-C, or a notebook's stop button, ends the step, writes a checkpoint and returns the run
     so far. `splits` replaces config.dataset; `after_epoch` is handed the run after each epoch.
 
+    Under `torchrun` each process takes its part of every batch, and all end with the same weights, bit for bit; the
+    batch stays config.batch_size in all. The first process alone writes, shows the bar and calls `after_epoch`.
+
     Raises NonFiniteLoss within 50 steps of the first loss that is NaN or infinite, and where SOAP meets such a
     gradient; ValueError if `out` holds checkpoints of another training; CheckpointError if one cannot be written.
     """
@@ -139,7 +84,9 @@ def train(
         return F.l1_loss(model(x), x)
 
     task = Task("l1", build, l1, evaluate, save_run)
-    return fit(task, config, out, splits or load_images(config.dataset), after_epoch, save_every)
+    with world(config.device) as processes:
+        splits = splits or processes.machine_first(lambda: images_of(config))
+        return fit(task, config, out, splits, after_epoch, save_every, processes)
 
 
 class Task(NamedTuple):
@@ -159,13 +106,14 @@ def fit(
     splits: Splits,
     after_epoch: Callable[[Run], None] | None = None,
     save_every: float = 60.0,
+    processes: World = World(),
 ) -> Run:
     """The loop of every training here; `train` says what it promises."""
     device = best_device(config.device)
     if device.type == "cpu":
         keep_memory()
-    images = splits.train.images.to(device)                 # uint8, all of them: a batch is an index
-    test = splits.test.to(device)
+    first = processes.rank == 0
+    images, test = splits.train.to(device), splits.test.to(device)
     torch.manual_seed(config.seed)
     model = task.build().to(device)
     optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
@@ -176,23 +124,30 @@ def fit(
     rate = learning_rate(config, steps)
     run = Run(config, average.module if average else model, [], [])
     modules = {"model": model} | ({"average": average} if average else {})
-    state = TrainingState(Path(out) / "checkpoints" if out else None, run, modules, optimizer, order, splits)
+    state = TrainingState(Path(out) / "checkpoints" if out else None, run, modules, optimizer, order, splits, processes)
     state.restore()
     step = len(run.history) * steps_per_epoch + len(state.losses)
-    run.sessions.append(dict(step=step, **provenance(device)))
+    run.sessions.append(dict(step=step, processes=processes.size, **provenance(device)))
+    replica = processes.wrap(model)                         # its gradients are means over all processes
+    if isinstance(optimizer, SOAP):
+        optimizer.processes = processes
 
-    with interrupts() as interrupted, tqdm(total=steps, initial=step, unit="step", desc="training") as bar:
+    with interrupts() as interrupted, tqdm(total=steps, initial=step, unit="step", desc="training", disable=not first) as bar:
         while len(run.history) < config.epochs:
             model.train()
             state.order_at_start = order.get_state()
-            losses = LossWatch(task.name, state.losses, bar, config.batch_size, len(run.history) * steps_per_epoch)
+            before = len(run.history) * steps_per_epoch
+            losses = LossWatch(task.name, state.losses, bar, config.batch_size, before, processes.mean)
             start = time.perf_counter() - state.seconds
-            for x in islice(batches(images, config.batch_size, order), len(state.losses), None):
+            for x in images.batches(config.batch_size, order, len(state.losses), processes.mine):
                 for group in optimizer.param_groups:
                     group["lr"] = rate(step)
+                processes.seed(config.seed, step)
+                whole = min(config.batch_size, len(images) - (step - before) * config.batch_size)
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    loss = task.loss(model, x)              # x: float [B, 3, H, W] in [-1, 1], on the device
-                losses.append(loss)
+                    loss = task.loss(replica, x)            # x: float [B, 3, H, W] in [-1, 1], on the device
+                loss = loss * processes.weight(whole)       # parts of a batch may differ by an image
+                looked = losses.append(loss)
                 loss.backward()
                 if config.clip:
                     nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -201,8 +156,10 @@ def fit(
                 if average:
                     average.update_parameters(model)
                 step += 1
-                stop = bool(interrupted)                    # asked once: it may come at any time
-                if stop or state.due(save_every):
+                if processes.size > 1 and not looked:       # several processes stop and save together, every 50 steps
+                    continue
+                stop, due = processes.any(bool(interrupted), state.due(save_every))
+                if stop or due:
                     losses.look()
                     state.seconds = time.perf_counter() - start
                     state.save(step)
@@ -210,21 +167,36 @@ def fit(
                     run.interrupted = True
                     return run
             train_loss, seconds = losses.mean(), time.perf_counter() - start
+            processes.check_same_bits(model)
             run.history.append(
-                dict(epoch=len(run.history) + 1, **{f"train_{task.name}": train_loss}, **task.score(run.model, test),
+                dict(epoch=len(run.history) + 1, **{f"train_{task.name}": train_loss}, **score(task, run, test, processes),
                      seconds=seconds, images_per_second=len(images) / seconds)
             )
             state.losses.clear()
             state.seconds = 0.0
-            if after_epoch:
+            if after_epoch and first:
                 after_epoch(run)
     for name, value in run.history[-1].items():             # the last step broke the weights: no later loss shows it
         if not math.isfinite(value):
             raise NonFiniteLoss(f"the test {name} is {value} after the last step; lower the learning rate")
-    if out is not None:
+    if out is not None and first:
         task.save(run, splits, Path(out))
         state.delete()
     return run
+
+
+def score(task: Task, run: Run, test: ImageSet, processes: World) -> dict[str, float]:
+    """The task's means over the test images, each process evaluating its part of them."""
+    if processes.size == 1:
+        return task.score(run.model, test)
+    means = task.score(run.model, replace(test, images=processes.mine(test.images), labels=None))
+    shares = torch.tensor(list(means.values()), dtype=torch.float64) * processes.weight(len(test))
+    return dict(zip(means, processes.mean(shares).tolist()))
+
+
+def images_of(config: TrainConfig) -> Splits:
+    """The images that a config names: all in memory, or with `crop` streamed."""
+    return stream_images(config.dataset, config.crop) if config.crop else load_images(config.dataset)
 
 
 @torch.no_grad()
@@ -244,20 +216,6 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int = 500) -> dict[
     model.train(was_training)
     l1, psnr, ssim = torch.cat(scores, 1).double().mean(1).tolist()
     return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)
-
-
-def learning_rate(config: TrainConfig, steps: int) -> Callable[[int], float]:
-    """The learning rate at each step: linear up to `lr` over the warm-up, then on a cosine down to 0, or constant."""
-    rise = round(steps * config.warmup)
-
-    def rate(step: int) -> float:
-        if step < rise:
-            return config.lr * (step + 1) / rise
-        if config.schedule == "constant":
-            return config.lr
-        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-    return rate
 
 
 def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[[Run], None]:
@@ -327,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="folder for the model, history.json and, until the end, checkpoints")
     parser.add_argument("--preset", default="tuned", choices=PRESETS, help="what the options below change (default: %(default)s)")
     for name, explanation in (
-        ("dataset", '"sample", "cifar10" or a folder of images of one size'),
+        ("dataset", '"sample", "cifar10" or a folder of images: of one size, or with --crop of any'),
         ("optimizer", "SOAP or a name in torch.optim"),
         ("precision", "float32 or bfloat16"),
         ("device", "cuda, mps or cpu; the best there is if not named"),
@@ -335,32 +293,47 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", help=explanation)
     for name in ("epochs", "batch_size", "lr", "warmup", "seed"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(getattr(default, name)))
+    parser.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=(
+        "train on random squares of this side, or of several, of images (or tar shards of them) that are read meanwhile"
+    ))
     parser.add_argument("--model", type=json.loads, help="""arguments of DCAE(...) as JSON, such as '{"shortcut": "pool"}'""")
     options = vars(parser.parse_args(arguments))
     out, preset = options.pop("out"), options.pop("preset")
 
     def do() -> Run:
-        config = TrainConfig.preset(preset, **{name: value for name, value in options.items() if value is not None})
-        splits = load_images(config.dataset)
-        return train(config, out, splits, keep_pictures(out, splits.test))
+        given = {name: tuple(value) if name == "crop" else value for name, value in options.items() if value is not None}
+        config = TrainConfig.preset(preset, **given)
+        with world(config.device) as processes:
+            splits = processes.machine_first(lambda: images_of(config))
+            return train(config, out, splits, keep_pictures(out, splits.test))
 
     return status(do, lambda run: f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items()))
 
 
 def status(do: Callable[[], Run], summary: Callable[[Run], str]) -> int:
-    """The exit status of a training as a command: 0 and a summary, 1 and what went wrong, or 130 if it was interrupted."""
+    """The exit status of a training as a command: 0 and a summary, 1 and what went wrong, or 130 if it was interrupted.
+
+    Of several processes the first speaks for all, the others of what they alone met.
+    """
+    rank = int(os.environ.get("RANK", "0"))
     try:
         run = do()
-    except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
-        print(error, file=sys.stderr)
+    except (StoppedElsewhere, NonFiniteLoss) as error:      # met by all
+        if rank == 0:
+            print(error, file=sys.stderr)
+        return 1
+    except (DataError, OSError, TypeError, ValueError) as error:
+        print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:                               # the second one, or before or after the training
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     if run.interrupted:
-        print(f"interrupted in epoch {len(run.history) + 1}; the same command goes on from there", file=sys.stderr)
+        if rank == 0:
+            print(f"interrupted in epoch {len(run.history) + 1}; the same command goes on from there", file=sys.stderr)
         return 130
-    print(summary(run))
+    if rank == 0:
+        print(summary(run))
     return 0
 
 

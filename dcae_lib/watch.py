@@ -15,22 +15,30 @@ class NonFiniteLoss(RuntimeError):
 
 
 class LossWatch:
-    """Losses of one epoch, kept on the device and read every 50 steps, so that no step waits for the device."""
+    """Losses of one epoch, kept on the device and read every 50 steps, so that no step waits for the device.
 
-    def __init__(self, name: str, read: list[float], bar: tqdm, batch_size: int, before: int):
-        self.name = name
+    `together` makes means over all processes of what each of them has: they all look at the same step.
+    """
+
+    def __init__(
+        self, name: str, read: list[float], bar: tqdm, batch_size: int, before: int, together: Callable[[Tensor], Tensor]
+    ):
+        self.name, self.together = name, together
         self.read, self.bar, self.batch_size, self.before = read, bar, batch_size, before   # steps before this epoch
         self.pending: list[Tensor] = []
 
-    def append(self, loss: Tensor) -> None:
+    def append(self, loss: Tensor) -> bool:
+        """Keep a loss; whether it was time to look."""
         self.pending.append(loss.detach())
-        if len(self.pending) == CHECK_EVERY:
-            self.look()
+        if len(self.pending) < CHECK_EVERY:
+            return False
+        self.look()
+        return True
 
     def look(self) -> None:
         if not self.pending:
             return
-        values = torch.stack(self.pending).tolist()
+        values = self.together(torch.stack(self.pending)).tolist()
         for i, value in enumerate(values, self.before + len(self.read) + 1):
             if not math.isfinite(value):
                 raise NonFiniteLoss(

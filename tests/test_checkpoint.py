@@ -363,7 +363,7 @@ def test_wherever_a_run_stops_it_goes_on_bit_for_bit_and_says_where(step, here, 
     run = train(SETTINGS, out, PICTURES)
     assert equal(outcome(run), here) and equal(written(out), here)
     assert [session["step"] for session in run.sessions] == [0, step]
-    assert set(run.sessions[1]) == {"step", "revision", "versions", "hardware", "threads"}
+    assert set(run.sessions[1]) == {"step", "processes", "revision", "versions", "hardware", "threads"}
 
 
 def test_a_run_that_stops_at_every_step_is_the_same_too(here, tmp_path):

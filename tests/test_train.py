@@ -116,7 +116,7 @@ def test_soap_is_the_optimizer_if_none_is_named_and_takes_its_arguments(sample, 
             super().__init__(*arguments, **options)
             made.append(self.defaults)
 
-    monkeypatch.setattr(sys.modules["dcae_lib.train"], "SOAP", Noted)
+    monkeypatch.setattr(sys.modules["dcae_lib.config"], "SOAP", Noted)
     train(config(epochs=1, optimizer_args=dict(precondition_frequency=3)), splits=few(sample, 16, side=16))
     assert [(one["lr"], one["precondition_frequency"]) for one in made] == [(TrainConfig().lr, 3)]
 

@@ -1,0 +1,146 @@
+"""One training in several processes, which `torchrun` starts: who is who, and what they must agree on."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+PATIENCE = timedelta(hours=1)                               # one process may fetch the data while the others wait
+
+
+class StoppedElsewhere(RuntimeError):
+    """Process 0 stopped, and says why; this process stops with it."""
+
+
+class World(NamedTuple):
+    """The processes of a training. One process alone is a world of size 1, and asks nobody."""
+
+    rank: int = 0
+    size: int = 1
+
+    def first_does(self, do: Callable[[], object]) -> object:
+        """What `do` returns in process 0, in every process. What it raises there stops all of them."""
+        if self.size == 1:
+            return do()
+        found, error = [None, None], None
+        if self.rank == 0:
+            try:
+                found = [do(), None]
+            except Exception as caught:
+                found, error = [None, str(caught)], caught
+        dist.broadcast_object_list(found)
+        if error:
+            raise error
+        if found[1] is not None:
+            raise StoppedElsewhere(f"process 0 stopped: {found[1]}")
+        return found[0]
+
+    def machine_first(self, do: Callable[[], object]) -> object:
+        """`do` in every process, in one of each machine before the others: what it fetches is then there for them."""
+        if self.size == 1:
+            return do()
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        done = do() if first else None
+        dist.barrier()
+        return done if first else do()
+
+    def gather(self, value: object) -> list:
+        """What each process holds, in all of them."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes, number by number; the same bits in all of them."""
+        if self.size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.size
+        return values
+
+    def spread(self, compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """compute(*tensors), each [N, …], in and out: every process does a part of the N and is given the others'."""
+        if self.size == 1:
+            return compute(*tensors)
+        N = len(tensors[0])
+        part = -(-N // self.size)
+        place = torch.arange(self.rank * part, (self.rank + 1) * part, device=tensors[0].device).clamp(max=N - 1)
+        results = []
+        for own in compute(*(tensor[place] for tensor in tensors)):
+            whole = own.new_empty(part * self.size, *own.shape[1:])
+            dist.all_gather_into_tensor(whole, own.contiguous())
+            results.append(whole[:N])
+        return tuple(results)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether a process raised it."""
+        return [any(raised) for raised in zip(*self.gather(flags))]
+
+    def mine(self, index: Tensor) -> Tensor:
+        """This process's part of a batch's indices; where there is none, one that weighs nothing."""
+        return index[self.rank :: self.size] if self.rank < len(index) else index[:1]
+
+    def weight(self, count: int) -> float:
+        """What a mean over this process's part of `count` images counts, so that `mean` gives the mean over all of them."""
+        return len(range(self.rank, count, self.size)) * self.size / count
+
+    def seed(self, seed: int, step: int) -> None:
+        """Let several processes draw different noise, and the same after a restart; one alone goes on drawing."""
+        if self.size > 1:
+            torch.manual_seed(((seed * 1_000_003 + step) * self.size + self.rank) % 2**63)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model, with gradients that are the mean over the processes."""
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    def check_same_bits(self, model: nn.Module) -> None:
+        """Raise RuntimeError if the processes do not hold the same weights, to the last bit."""
+        if self.size == 1:
+            return
+        data = b"".join(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in model.parameters())
+        sums = self.gather(hashlib.sha256(data).hexdigest())
+        others = [rank for rank, found in enumerate(sums) if found != sums[0]]
+        if others:
+            raise RuntimeError(
+                f"the weights in processes {others} are no longer those in process 0: their machines compute differently. "
+                "Train on machines of one kind, with one version of torch; the last checkpoint is whole"
+            )
+
+
+@contextmanager
+def world(device: str | None = None) -> Iterator[World]:
+    """The processes that torchrun started, connected (NCCL between GPUs, else gloo), or this process alone.
+
+    Each process of a machine gets a GPU of its own. A process group that is there already is used, and left as it is.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size())
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World()
+        return
+    on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps its store when it starts processes again, and in it the addresses of the dead (PyTorch #135712).
+        # Each start gets a part of its own; machines count them apart, so for several of them the README names a setting.
+        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

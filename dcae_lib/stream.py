@@ -1,0 +1,211 @@
+"""Images that need not fit into memory: a folder or tar shards, read and cropped by workers while the network trains."""
+
+import hashlib
+import io
+import os
+import tarfile
+import warnings
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.functional import pil_to_tensor
+
+from .cifar10 import DataError
+from .data import ImageSet, Splits, read_picture, to_model
+
+SHARDS_AT_A_TIME = 8        # the images of so many shards are mixed: a reader of a million does not jump among all of them
+MOST_TESTS = 500            # images that are evaluated after every epoch, kept in memory
+PATIENCE = 20               # broken images in a row before it is the folder that is broken
+
+
+def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequence[int], workers: int = 2) -> Splits:
+    """Splits whose training images are read anew in every epoch, and cropped at random to a square of `crop` pixels.
+
+    source: a folder of images; or tar shards in WebDataset's format (uncompressed; each image a member, such as
+    000123.jpg): a folder of them, a list of them, or one. crop: a side, or several, of which each batch has one.
+    An image with a shorter side is scaled up to it. A tenth of the images, 500 at most, is the test set, in memory:
+    the centre of each, at the largest side. workers: processes that read; 0: this one does.
+
+    Memory holds about 30 bytes for each image and the length of its name, whatever the pictures' size. The sums
+    (`sha256`) are of names and lengths, not of pixels. Raises DataError if there is nothing to read.
+    """
+    crops = (crop,) if isinstance(crop, int) else tuple(crop)
+    if not crops or min(crops) < 1:
+        raise ValueError(f"crop must be a side in pixels, 1 or more, or several, got {crop}")
+    files = Files(source)
+    if len(files) < 2:
+        raise DataError(f"{files.name} holds {len(files) or 'no'} image; two are needed, one for training and one for the test")
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
+    tests = order[: max(1, min(len(files) // 10, MOST_TESTS))].sort().values
+    pictures = [centre(files.read(int(i)), max(crops)) for i in tests]
+    images = torch.stack(pictures)
+    test = ImageSet(images, None, f"{files.name} test", hashlib.sha256(images.permute(0, 2, 3, 1).numpy().tobytes()).hexdigest())
+    return Splits(ImageStream(files, order[len(tests) :].sort().values, crops, workers), test)
+
+
+class Files:
+    """Where each image lies: a file, the byte at which it begins, its length. Arrays, so that millions are little."""
+
+    def __init__(self, source: str | Path | Sequence[str | Path]):
+        several = not isinstance(source, (str, Path))
+        shards = [Path(path) for path in source] if several else [Path(source)]
+        self.name = f"{len(shards)} shards" if several else shards[0].name
+        self.root = None
+        if not several and shards[0].is_dir():
+            self.root = shards[0]
+            shards = sorted(self.root.glob("*.tar"))
+        self.paths, self.path, self.start, self.length = _in_shards(shards, self.root) if shards else _in_folder(self.root)
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    @property
+    def sha256(self) -> str:
+        """Of the names of the files, and of the place and length of each image in them."""
+        names = self.paths if self.root else np.array([os.path.basename(path) for path in self.paths])
+        digest = hashlib.sha256()
+        for part in (names, self.path, self.start, self.length):
+            digest.update(part.tobytes())
+        return digest.hexdigest()
+
+    def read(self, i: int) -> Image.Image:
+        """Image i in RGB. Raises DataError that names it."""
+        path = os.path.join(self.root or "", os.fsdecode(self.paths[self.path[i]]))
+        name = f"{path} (the image at byte {self.start[i]:,})" if self.start[i] else path
+        try:
+            with open(path, "rb") as file:
+                file.seek(self.start[i])
+                data = file.read(self.length[i])
+        except OSError as error:
+            raise DataError(f"{name} cannot be read ({error.strerror or error})") from error
+        return read_picture(io.BytesIO(data), name)
+
+
+class ImageStream:
+    """Images to train on that stay where they are until a batch needs them: what `stream_images` gives."""
+
+    def __init__(self, files: Files, chosen: Tensor, crops: tuple[int, ...], workers: int):
+        self.files, self.chosen, self.crops, self.workers = files, chosen, crops, workers
+        self.name, self.sha256 = f"{files.name} train", files.sha256
+        self.device = torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def to(self, device: str | torch.device) -> "ImageStream":
+        """The same stream, with batches on a device."""
+        other = ImageStream(self.files, self.chosen, self.crops, self.workers)
+        other.device = torch.device(device)
+        return other
+
+    def batches(
+        self, batch_size: int, generator: torch.Generator, skip: int = 0, part: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """An epoch of float batches [B, 3, crop, crop] in [-1, 1] on the device, as `data.batches` says.
+
+        Order, sizes and crops follow from the generator alone: not from the number of workers, nor from where it begins.
+        """
+        order = self._order(generator).split(batch_size)
+        sides = torch.randint(len(self.crops), (len(order),), generator=generator).tolist()
+        seed = int(torch.randint(2**62, (), generator=generator))
+        plan = [(part(index) if part else index, self.crops[side], seed) for index, side in zip(order, sides)][skip:]
+        generator = torch.Generator()                       # of the loader's own: that of torch is the model's
+        loader = DataLoader(Crops(self), sampler=plan, batch_size=None, num_workers=self.workers, generator=generator)
+        for pictures, notes in loader:
+            for note in notes:
+                warnings.warn(note, stacklevel=2)
+            if pictures is None:
+                raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
+            yield to_model(pictures.to(self.device))
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """A permutation of the images, in which those of a few shards at a time are mixed."""
+        alone = len(self.files.paths) == len(self.files)    # a file for each: all are mixed
+        together = len(self.files.paths) if alone else SHARDS_AT_A_TIME
+        turn = torch.randperm(len(self.files.paths), generator=generator) // together
+        shuffled = torch.rand(len(self), generator=generator, dtype=torch.float64)
+        return torch.argsort(turn[torch.from_numpy(self.files.path)[self.chosen]] + shuffled)
+
+
+class Crops(Dataset):
+    """What a worker does: (numbers of images, side, seed) → uint8 [B, 3, side, side], and notes on what was broken."""
+
+    def __init__(self, stream: ImageStream):
+        self.files, self.chosen = stream.files, stream.chosen
+
+    def __getitem__(self, key: tuple[Tensor, int, int]) -> tuple[Tensor | None, list[str]]:
+        index, side, seed = key
+        pictures, notes = [], []
+        for i in index.tolist():
+            for k in range(PATIENCE):                       # one broken image in a million does not end a training
+                try:
+                    image = self.files.read(int(self.chosen[(i + k) % len(self.chosen)]))
+                    break
+                except DataError as error:
+                    notes.append(f"{error}; the next one is taken in its place")
+            else:
+                return None, notes
+            pictures.append(random_crop(image, side, np.random.default_rng((seed, i))))
+        return torch.stack(pictures), notes
+
+
+def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Tensor:
+    """A square of an RGB image, anywhere in it: uint8 [3, side, side]."""
+    image = _at_least(image, side)
+    return _square(image, int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1)), side)
+
+
+def centre(image: Image.Image, side: int) -> Tensor:
+    """The square in the middle of an RGB image: uint8 [3, side, side]."""
+    image = _at_least(image, side)
+    return _square(image, (image.width - side) // 2, (image.height - side) // 2, side)
+
+
+def _at_least(image: Image.Image, side: int) -> Image.Image:
+    """The image, scaled up if its shorter side is less than `side`."""
+    scale = side / min(image.size)
+    return image.resize([max(side, round(length * scale)) for length in image.size]) if scale > 1 else image
+
+
+def _square(image: Image.Image, left: int, top: int, side: int) -> Tensor:
+    return pil_to_tensor(image.crop((left, top, left + side, top + side)))
+
+
+def _in_folder(folder: Path) -> tuple[np.ndarray, ...]:
+    """Every image in a folder and those within it, by name: names, and for each its place among them, 0 and its length."""
+    found = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if Path(name).suffix.lower() in IMG_EXTENSIONS:
+                path = os.path.join(place, name)
+                found.append((os.fsencode(os.path.relpath(path, folder)), os.path.getsize(path)))
+    if not found:
+        raise DataError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS)}) and no .tar shards")
+    found.sort()
+    names, lengths = zip(*found)
+    return np.array(names), np.arange(len(names)), np.zeros(len(names), np.int64), np.array(lengths)
+
+
+def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, ...]:
+    """Every image in tar shards: the shards' names, and for each image its shard, its first byte and its length."""
+    path, start, length = array("q"), array("q"), array("q")
+    for k, shard in enumerate(shards):
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()                     # it would keep them all
+                    # WebDataset: what follows the first dot says what a member is.
+                    kind = "." + member.name.rpartition("/")[2].partition(".")[2].lower()
+                    if member.isreg() and kind in IMG_EXTENSIONS:
+                        path.append(k), start.append(member.offset_data), length.append(member.size)
+        except (OSError, tarfile.TarError) as error:
+            raise DataError(f"{shard} cannot be read as a tar file that is not compressed ({error})") from error
+    names = [os.fsencode(os.path.relpath(shard, root) if root else shard) for shard in shards]
+    return np.array(names), *(np.frombuffer(numbers, np.int64) for numbers in (path, start, length))

@@ -1,0 +1,108 @@
+"""What tests/test_distributed.py runs under torchrun, or alone: `several.py WHAT FOLDER`. Each process leaves <rank>.json."""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import dcae_lib.soap
+from dcae_lib import DCAE, SOAP, ImageSet, Splits, TrainConfig, evaluate, load_images, to_model, train
+from dcae_lib.distributed import world
+from dcae_lib.train import Task, fit, keep_pictures, save_run, status
+
+WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def few(splits: Splits, count: int) -> Splits:
+    """The first images only, and 51 to test on."""
+    images = splits.train.images[:count]
+    train = ImageSet(images, None, "few", hashlib.sha256(images.numpy().tobytes()).hexdigest())
+    return Splits(train, ImageSet(splits.test.images[:51], None, "test", splits.test.sha256))
+
+
+def leave(model: torch.nn.Module, **more) -> None:
+    """Write what this process holds in the end."""
+    numbers = torch.cat([p.detach().flatten() for p in model.parameters()])
+    bits = hashlib.sha256(numbers.numpy().tobytes()).hexdigest()
+    (FOLDER / f"{RANK}.json").write_text(json.dumps(dict(bits=bits, **more)))
+    if RANK == 0:
+        torch.save(numbers, FOLDER / "weights.pt")
+
+
+def steps(dtype: torch.dtype) -> None:
+    """66 steps; the last batch of an epoch is one image, so that all processes but the first have none of it."""
+    def loss(model, x):
+        return F.l1_loss(model(x.to(dtype)), x.to(dtype))
+
+    def score(model, images):
+        x = to_model(images.images).to(dtype)
+        with torch.no_grad():
+            return dict(l1=(model(x) - x).abs().mean().item())
+
+    task = Task("l1", lambda: DCAE(groups=1).to(dtype), loss, score, save_run)
+    config = TrainConfig(epochs=2, batch_size=30, lr=1e-2, model=dict(groups=1))
+    splits = few(load_images("sample"), 961)
+    with world() as processes:
+        run = fit(task, config, None, splits, processes=processes)
+    leave(run.model, history=[{k: v for k, v in row.items() if "l1" in k} for row in run.history])
+
+
+def cli(config: TrainConfig, save_every: float = 60.0, splits: Splits | None = None, after_epoch=None) -> int:
+    kept = []
+
+    def do():
+        kept.append(train(config, FOLDER / "out", splits, after_epoch, save_every))
+        return kept[0]
+
+    code = status(do, lambda run: "done")
+    if kept:
+        leave(kept[0].model, starts=len(kept[0].sessions), interrupted=kept[0].interrupted)
+    return code
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    config = TrainConfig(epochs=4, batch_size=20, lr=1e-2, model=dict(groups=1, dropout=0.1))
+    splits = few(load_images("sample"), 1000)
+    if WHAT in ("float64", "float32"):
+        steps(getattr(torch, WHAT))
+    elif WHAT == "saved":                                   # a checkpoint every 50 steps, of 200
+        return cli(config, 0.0, splits, keep_pictures(FOLDER / "out", splits.test))
+    elif WHAT == "another-lr":
+        return cli(TrainConfig(epochs=1, lr=1e-2 * (1 + RANK)), splits=splits)
+    elif WHAT == "other-images":
+        return cli(TrainConfig(epochs=1), splits=few(splits, 1000 - RANK))
+    elif WHAT == "missing":
+        return cli(TrainConfig(epochs=1, dataset="sample" if RANK == 0 else str(FOLDER / "nowhere")))
+    elif WHAT == "broken":
+        return cli(TrainConfig(epochs=1, lr=1e30), splits=splits)
+    elif WHAT == "large":                                   # factors that the processes share
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(160, 130))
+        with world() as processes:
+            optimizer, calls = SOAP([weight], lr=1e-2, precondition_frequency=2), []
+            optimizer.processes = processes
+            turn = dcae_lib.soap.power_iteration
+            dcae_lib.soap.power_iteration = lambda GG, Q: calls.append(len(GG)) or turn(GG, Q)
+            for _ in range(9):
+                (weight @ torch.randn(130, 40)).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        leave(torch.nn.ParameterList([weight]), calls=calls)
+    elif WHAT == "evaluate":                                # in an odd number of parts
+        from dcae_lib.train import Run, score
+
+        model, test = DCAE.from_pretrained(), ImageSet(load_images("sample").test.images[:25], None, "25", "")
+        with world() as processes:
+            task = Task("l1", None, None, evaluate, None)
+            leave(model, found=score(task, Run(config, model, [], []), test, processes), alone=evaluate(model, test))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

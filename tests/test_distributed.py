@@ -1,0 +1,192 @@
+"""Training in several processes under torchrun, on real sockets: the same weights, one writer, kills survived."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis.strategies import integers
+
+from dcae_lib.distributed import World, world
+
+SCRIPT = Path(__file__).parent / "several.py"
+ROOT = SCRIPT.parents[1]
+
+
+def command(processes, what, folder, *options):
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = [sys.executable]
+    several = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d",
+               "--rdzv-endpoint", "127.0.0.1:0", *options]
+    return [*(alone if processes == 1 else several), str(SCRIPT), what, str(folder)]
+
+
+def start(*arguments):
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    return subprocess.Popen(
+        command(*arguments), env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def run(*arguments):
+    """Its exit status and all that it wrote to the screen."""
+    process = start(*arguments)
+    text = process.communicate(timeout=300)[0]
+    return process.returncode, text
+
+
+def left(folder):
+    """What each process left."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def weights(folder):
+    return torch.load(folder / "weights.pt", weights_only=True).double()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same training in one process, in both precisions."""
+    folders = {}
+    for precision in ("float64", "float32"):
+        folders[precision] = tmp_path_factory.mktemp(precision)
+        code, text = run(1, precision, folders[precision])
+        assert code == 0, text
+    return folders
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_in_float64_several_processes_end_where_one_does(processes, alone, tmp_path):
+    code, text = run(processes, "float64", tmp_path)
+    assert code == 0, text
+    assert (weights(tmp_path) - weights(alone["float64"])).abs().max() < 1e-6
+    for mine, one in zip(left(tmp_path)[0]["history"], left(alone["float64"])[0]["history"]):
+        assert mine == pytest.approx(one, abs=1e-7)                     # losses and test metrics are means over all
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_in_float32_every_process_holds_the_same_bits(processes, alone, tmp_path):
+    code, text = run(processes, "float32", tmp_path)
+    assert code == 0, text
+    found = left(tmp_path)
+    assert len(found) == processes and len({one["bits"] for one in found}) == 1
+    # They are not those of one process: SOAP carries rounding on, which is why the test above is in float64. It is as good.
+    assert (weights(tmp_path) - weights(alone["float32"])).abs().max() > 1e-6
+    assert found[0]["history"][-1]["l1"] == pytest.approx(left(alone["float32"])[0]["history"][-1]["l1"], rel=0.05)
+
+
+def test_large_factors_are_shared_and_every_process_gets_the_same_bases(tmp_path):
+    code, text = run(2, "large", tmp_path / "two")
+    assert code == 0, text
+    assert run(1, "large", tmp_path / "one")[0] == 0
+    one, two = left(tmp_path / "one"), left(tmp_path / "two")
+    assert [entry["bits"] for entry in two] == [one[0]["bits"]] * 2
+    assert one[0]["calls"] == [1] * 10 and two[0]["calls"] == [1] * 10  # of 160 and of 130, five times: a matrix each
+
+
+def test_each_process_evaluates_a_part_and_all_know_the_mean(tmp_path):
+    code, text = run(4, "evaluate", tmp_path)
+    assert code == 0, text
+    for entry in left(tmp_path):
+        assert entry["found"] == pytest.approx(entry["alone"], rel=1e-6)
+
+
+def undisturbed(folder):
+    code, text = run(2, "saved", folder)
+    assert code == 0, text
+    return left(folder)
+
+
+def checkpoint_after(folder, step, process):
+    """Wait until the checkpoint of a step is there."""
+    for _ in range(1200):
+        if any(int(path.name[:9]) >= step for path in (folder / "out" / "checkpoints").glob("*.safetensors")):
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint was written")
+
+
+def workers(process):
+    """The processes that torchrun started, by rank."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if SCRIPT.name in " ".join(child.cmdline()) and "RANK" in child.environ():
+            found[int(child.environ()["RANK"])] = child
+    return found
+
+
+def test_a_killed_process_is_started_again_and_nothing_is_different_in_the_end(tmp_path):
+    expected = undisturbed(tmp_path / "whole")
+    process = start(2, "saved", tmp_path / "killed", "--max-restarts=1")
+    checkpoint_after(tmp_path / "killed", 50, process)
+    workers(process)[1].kill()
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, text
+    found = left(tmp_path / "killed")
+    assert [one["bits"] for one in found] == [one["bits"] for one in expected]
+    assert [one["starts"] for one in expected] == [1, 1] and [one["starts"] for one in found] == [2, 2]
+    whole, killed = (json.loads((tmp_path / name / "out" / "history.json").read_text()) for name in ("whole", "killed"))
+    assert [row["l1"] for row in whole["history"]] == [row["l1"] for row in killed["history"]]
+    assert [session["processes"] for session in killed["sessions"]] == [2, 2]
+
+
+def test_ctrl_c_ends_all_processes_with_a_checkpoint_and_another_number_of_them_goes_on(tmp_path):
+    process = start(2, "saved", tmp_path)
+    checkpoint_after(tmp_path, 50, process)
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode != 0
+    assert text.count("the same command goes on from there") == 1, text
+    code, text = run(1, "saved", tmp_path)
+    assert code == 0, text
+    assert left(tmp_path)[0]["starts"] == 2 and not left(tmp_path)[0]["interrupted"]
+
+
+@pytest.mark.parametrize("what, message", [
+    ("another-lr", "lr is 0.01 in process 0, 0.02 in process 1"),
+    ("other-images", "few is 1000 images"),
+    ("missing", "process 1: "),
+    ("broken", "lower the learning rate"),
+])
+def test_what_goes_wrong_is_said_once(what, message, tmp_path):
+    code, text = run(2, what, tmp_path)
+    assert code == 1
+    assert text.count(message) == 1, text
+
+
+def test_only_the_first_process_writes(tmp_path):
+    """The second one has a folder of its own to go to, and leaves it empty."""
+    undisturbed(tmp_path)
+    names = {path.relative_to(tmp_path / "out").parts[0] for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert names == {"model.safetensors", "config.json", "history.json", "README.md", "epochs"}
+
+
+# ---- one process, and arithmetic
+
+
+def test_a_process_alone_asks_nobody():
+    with world() as processes:
+        assert processes == World(0, 1)
+    x = torch.arange(5.0)
+    assert processes.mean(x) is x and processes.gather("a") == ["a"] and processes.any(True, False) == [True, False]
+    assert processes.weight(7) == 1 and torch.equal(processes.mine(x), x)
+    model = torch.nn.Linear(1, 1)
+    assert processes.wrap(model) is model and not torch.distributed.is_initialized()
+
+
+@given(count=integers(1, 40), size=integers(1, 9))
+def test_the_parts_of_a_batch_weighted_make_the_mean_of_the_whole(count, size):
+    numbers = torch.randn(count, dtype=torch.float64)
+    worlds = [World(rank, size) for rank in range(size)]
+    parts = [numbers[one.mine(torch.arange(count))] for one in worlds]
+    mean = sum(part.mean() * one.weight(count) for part, one in zip(parts, worlds)) / size
+    assert mean == pytest.approx(numbers.mean().item(), abs=1e-12)
+    assert sum(len(part) for part, one in zip(parts, worlds) if one.weight(count)) == count
