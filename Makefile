@@ -42,6 +42,10 @@ lint: $(READY)  ## ruff over the package, the tests and the notebooks
 notebooks: $(READY)  ## execute all notebooks and store their outputs in place
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
 
+site: $(READY)   ## make web pages of the README and the notebooks, as they are stored, in build/site
+	rm -rf build/site
+	$(BIN)/python notebooks/build_site.py
+
 runs: $(READY)   ## train the recorded runs that are not there, both presets, seeds and ablations (many hours without a GPU)
 	$(BIN)/python bench/runs.py
 	$(BIN)/python notebooks/readme.py
@@ -63,4 +67,4 @@ clean:           ## remove quick results and caches; keeps .venv and downloaded 
 	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist
 	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help install results results-full verify lab app test lint notebooks runs codec nightly bench clean
+.PHONY: help install results results-full verify lab app test lint notebooks site runs codec nightly bench clean
