@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .distributed import World
+from .distributed import ALONE, World
 from .resources import write_whole
 
 KEPT = 2                                                    # if the newest is damaged, there is one before it
@@ -79,7 +79,7 @@ class TrainingState:
 
     def __init__(
         self, folder: Path | None, run, modules: dict[str, nn.Module], optimizer, order: torch.Generator, splits,
-        processes: World = World(),
+        processes: World = ALONE,
     ):
         self.folder, self.run, self.modules, self.optimizer, self.order = folder, run, modules, optimizer, order
         self.processes = processes

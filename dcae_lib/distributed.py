@@ -118,6 +118,9 @@ class World(NamedTuple):
             )
 
 
+ALONE = World()
+
+
 @contextmanager
 def world(device: str | None = None) -> Iterator[World]:
     """The processes that torchrun started, connected (NCCL between GPUs, else gloo), or this process alone.
@@ -128,7 +131,7 @@ def world(device: str | None = None) -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size())
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World()
+        yield ALONE
         return
     on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
     if on_gpu:

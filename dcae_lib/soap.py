@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from .distributed import World
+from .distributed import ALONE, World
 
 # A refresh iterates on GG + shift · I. That has the same eigenvectors, but directions in which no gradient has come yet
 # stay where they are, instead of being made of rounding errors, which a shift of fewer epsilons does not outweigh.
@@ -53,7 +53,7 @@ class SOAP(torch.optim.Optimizer):
     Vyas et al. 2024, arXiv 2409.11321, algorithm 3.
     """
 
-    processes = World()
+    processes = ALONE
 
     def __init__(
         self, params, lr: float = 3e-3, betas: tuple[float, float] = (0.95, 0.95), shampoo_beta: float | None = None,
@@ -327,7 +327,7 @@ def refresh(stacks: list[Stack], processes: World) -> None:
         home = "cpu" if device.type == "mps" else device    # MPS has no eigenvectors
         GG, Q = (torch.cat([getattr(stack, name)[k] for stack, k in same]).to(home) for name in ("GG", "Q"))
         counts = [len(stack.Q[k]) for stack, k in same]
-        share = processes if Q.shape[-1] >= SHARED_FROM else World()
+        share = processes if Q.shape[-1] >= SHARED_FROM else ALONE
         new |= zip(same, zip(*(one.to(device).split(counts) for one in share.spread(power_iteration, GG, Q))))
     for stack in stacks:
         if any(q is not None for q in stack.Q):

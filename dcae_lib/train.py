@@ -24,7 +24,7 @@ from .checkpoint import TrainingState
 from .cifar10 import DataError
 from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
 from .data import ImageSet, Splits, best_device, load_images, to_model, to_uint8
-from .distributed import StoppedElsewhere, World, world
+from .distributed import ALONE, StoppedElsewhere, World, world
 from .model import DCAE
 from .process import interrupts, keep_memory
 from .provenance import provenance
@@ -106,7 +106,7 @@ def fit(
     splits: Splits,
     after_epoch: Callable[[Run], None] | None = None,
     save_every: float = 60.0,
-    processes: World = World(),
+    processes: World = ALONE,
 ) -> Run:
     """The loop of every training here; `train` says what it promises."""
     device = best_device(config.device)

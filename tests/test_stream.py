@@ -1,0 +1,293 @@
+"""Images that are read while training: folders and tar shards, any size, exactly resumable, whatever is broken."""
+
+import io
+import os
+import tarfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from PIL import Image
+
+from dcae_lib import TrainConfig, train
+from dcae_lib.checkpoint import TrainingState
+from dcae_lib.cifar10 import DataError
+from dcae_lib.stream import MOST_TESTS, Files, centre, random_crop, stream_images
+from dcae_lib.train import main
+
+
+def picture(i, size=(40, 50)):
+    """RGB noise; its first pixel says which picture it is."""
+    array = np.random.default_rng(i).integers(0, 256, (*size, 3), dtype=np.uint8)
+    array[0, 0] = i // 256, i % 256, 7
+    return Image.fromarray(array)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """90 pictures of several sizes, in two folders."""
+    root = tmp_path_factory.mktemp("photos")
+    for i in range(90):
+        place = root / ("a" if i % 2 else "b")
+        place.mkdir(exist_ok=True)
+        picture(i, (32 + i, 90 - i // 2)).save(place / f"{i:03d}.png")
+    (root / "notes.txt").write_text("not an image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """The same pictures as WebDataset writes them: 5 shards, other members beside the images."""
+    root = tmp_path_factory.mktemp("shards")
+    for shard in range(5):
+        with webdataset.TarWriter(str(root / f"train-{shard:03d}.tar")) as sink:
+            for i in range(shard * 18, shard * 18 + 18):
+                file = io.BytesIO()
+                picture(i, (32 + i, 90 - i // 2)).save(file, "PNG")
+                sink.write({"__key__": f"deep/{i:03d}", "png": file.getvalue(), "cls": i % 10, "mask.png": b"no picture"})
+    return root
+
+
+def epoch(splits, batch_size=7, seed=0, **options):
+    return list(splits.train.batches(batch_size, torch.Generator().manual_seed(seed), **options))
+
+
+def same(one, other):
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other))
+
+
+# ---- what is found, and what comes out
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_every_image_is_found_and_comes_once_in_an_epoch(kind, folder, shards):
+    splits = stream_images(folder if kind == "folder" else shards, 32, workers=0)
+    assert len(splits.train) == 81 and len(splits.test) == 9
+    batches = epoch(splits)
+    assert [len(x) for x in batches] == [7] * 11 + [4] and batches[0].shape == (7, 3, 32, 32)
+    assert batches[0].dtype == torch.float32 and -1 <= batches[0].min() < -0.5 < 0.5 < batches[0].max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_pixels_are_those_of_the_files(kind, folder, shards):
+    files = Files(folder if kind == "folder" else shards)
+    assert len(files) == 90
+    seen = set()
+    for i in range(len(files)):
+        array = np.asarray(files.read(i))
+        number = int(array[0, 0, 0]) * 256 + int(array[0, 0, 1])
+        assert np.array_equal(array, np.asarray(picture(number, (32 + number, 90 - number // 2))))
+        seen.add(number)
+    assert seen == set(range(90))
+
+
+def test_training_and_test_images_are_never_the_same(folder):
+    splits = stream_images(folder, 32, workers=0)
+    chosen = set(splits.train.chosen.tolist())
+    others = [i for i in range(90) if i not in chosen]
+    assert torch.equal(splits.test.images, torch.stack([centre(splits.train.files.read(i), 32) for i in others]))
+
+
+def test_the_test_set_has_an_end(monkeypatch, folder):
+    monkeypatch.setattr("dcae_lib.stream.MOST_TESTS", 4)
+    assert MOST_TESTS == 500 and len(stream_images(folder, 16, workers=0).test) == 4
+
+
+def test_a_list_of_shards_and_one_shard_are_read_as_a_folder_of_them_is(shards):
+    paths = sorted(shards.glob("*.tar"))
+    whole, listed = stream_images(shards, 32, workers=0), stream_images(paths, 32, workers=0)
+    assert same(epoch(whole), epoch(listed)) and whole.train.sha256 == listed.train.sha256
+    assert len(stream_images(paths[0], 32, workers=0).train) == 17
+
+
+def test_crops_lie_anywhere_within_the_image_and_nowhere_else():
+    image = Image.fromarray(np.stack(np.meshgrid(np.arange(50), np.arange(40), [0]), -1)[:, :, 0].astype(np.uint8))
+    corners = set()
+    for seed in range(3000):
+        crop = random_crop(image, 30, np.random.default_rng(seed))
+        left, top = crop[0, 0, 0].item(), crop[1, 0, 0].item()
+        assert crop[0, 0, -1] == left + 29 and crop[1, -1, 0] == top + 29
+        corners.add((left, top))
+    assert corners == {(left, top) for left in range(21) for top in range(11)}
+
+
+def test_an_image_that_is_too_small_is_scaled_up():
+    assert random_crop(picture(0, (10, 300)), 32, np.random.default_rng(0)).shape == (3, 32, 32)
+    assert centre(picture(0, (1, 1)), 32).shape == (3, 32, 32)
+
+
+def test_each_batch_has_one_of_several_sides(folder):
+    sides = [x.shape[2] for x in epoch(stream_images(folder, (16, 24, 32), workers=0), 3)]
+    assert set(sides) == {16, 24, 32}
+    assert stream_images(folder, (16, 24, 32), workers=0).test.images.shape[2:] == (32, 32)
+
+
+# ---- exact
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_it_does_not_depend_on_the_number_of_workers(workers, folder):
+    assert same(epoch(stream_images(folder, (16, 32), workers)), epoch(stream_images(folder, (16, 32), workers=0)))
+
+
+def test_it_goes_on_at_the_exact_sample(shards):
+    splits = stream_images(shards, (16, 32), workers=0)
+    whole = epoch(splits)
+    for skip in (1, 5, 11, 12):
+        assert same(epoch(splits, skip=skip), whole[skip:])
+
+
+def test_the_next_epoch_is_another_one(folder):
+    splits, generator = stream_images(folder, 32, workers=0), torch.Generator().manual_seed(0)
+    first, second = (torch.cat(list(splits.train.batches(9, generator))) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_processes_take_the_parts_of_every_batch(folder):
+    splits = stream_images(folder, 32, workers=0)
+    parts = [epoch(splits, part=lambda index, rank=rank: index[rank::2]) for rank in range(2)]
+    for whole, one, other in zip(epoch(splits), *parts):
+        assert torch.equal(whole[::2], one) and torch.equal(whole[1::2], other)
+
+
+def test_it_draws_nothing_from_the_generator_of_the_model(folder):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    epoch(stream_images(folder, 32, workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_shards_are_mixed_a_few_at_a_time(shards, monkeypatch):
+    monkeypatch.setattr("dcae_lib.stream.SHARDS_AT_A_TIME", 2)
+    stream = stream_images(shards, 16, workers=0).train
+    order = stream._order(torch.Generator().manual_seed(0))
+    assert sorted(order.tolist()) == list(range(len(stream)))
+    path = stream.files.path[stream.chosen[order]]
+    groups = [set(path[:20].tolist()), set(path[-12:].tolist())]
+    assert len(groups[0]) == 2 and len(groups[1]) <= 2 and not groups[0] & groups[1]
+
+
+def test_the_sums_tell_other_files_from_these(folder, shards, tmp_path):
+    splits = stream_images(folder, 32, workers=0)
+    copy = tmp_path / "moved"
+    for path in folder.rglob("*.png"):
+        (copy / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path.relative_to(folder)).write_bytes(path.read_bytes())
+    moved = stream_images(copy, 32, workers=0)
+    assert moved.train.sha256 == splits.train.sha256 and moved.test.sha256 == splits.test.sha256
+    picture(500).save(copy / "new.png")
+    assert stream_images(copy, 32, workers=0).train.sha256 != splits.train.sha256
+
+
+@pytest.mark.parametrize("crop", [(16,), (16, 32)])
+def test_a_training_that_was_stopped_ends_with_the_weights_of_one_that_was_not(crop, folder, tmp_path, monkeypatch):
+    config = TrainConfig(dataset=str(folder), crop=crop, epochs=2, batch_size=10, model=dict(groups=1))
+    whole = train(config)
+
+    class Stop(Exception):
+        pass
+
+    def save_and_stop(state, step, save=TrainingState.save):
+        save(state, step)
+        if step == 13:                                      # of 9 steps an epoch
+            raise Stop
+
+    monkeypatch.setattr(TrainingState, "save", save_and_stop)
+    with pytest.raises(Stop):
+        train(config, tmp_path / "run", save_every=0.0)
+    monkeypatch.undo()
+    again = train(config, tmp_path / "run")
+    assert [session["step"] for session in again.sessions] == [0, 13]
+    for one, other in zip(whole.model.parameters(), again.model.parameters()):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("crop", ["96", "256"])
+def test_the_command_trains_a_net_with_a_second_down_block_on_larger_crops(crop, tmp_path, capsys):
+    for i in range(4):
+        picture(i, (300, 280)).save(tmp_path / f"{i}.jpg")
+    options = ["--dataset", str(tmp_path), "--crop", crop, "--epochs", "1", "--batch-size", "2", "--out", str(tmp_path / "out")]
+    assert main([*options, "--model", '{"channels": [16, 32, 64], "groups": 1}']) == 0
+    assert "psnr" in capsys.readouterr().out
+    assert '"crop": [' in (tmp_path / "out" / "history.json").read_text().replace("\n", "").replace("  ", "")
+
+
+# ---- what is broken
+
+
+def test_a_broken_image_is_named_and_another_stands_in(folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    splits = stream_images(tmp_path, 16, workers=1)
+    name = splits.train.files.paths[splits.train.chosen[-1]].decode()       # the last one: the next one is the first
+    (tmp_path / name).write_bytes(b"\x89PNG and nothing else")
+    with pytest.warns(UserWarning, match=rf"{name} .*the next one is taken in its place"):
+        assert sum(map(len, epoch(splits))) == 81
+
+
+def test_a_broken_test_image_is_an_error_at_the_start(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"\d\.png is not a picture"):
+        stream_images(tmp_path, 16)
+
+
+def test_a_folder_that_has_become_unreadable_ends_the_training(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dcae_lib.stream.PATIENCE", 3)
+    for path in folder.rglob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    splits = stream_images(tmp_path, 16, workers=1)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="3 images in a row cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        epoch(splits)
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda path: path.mkdir(), "holds no images"),
+    (lambda path: (path.mkdir(), picture(0).save(path / "one.png")), "holds 1 image; two are needed"),
+    (lambda path: None, "cannot be read as a tar file"),
+    (lambda path: path.write_bytes(b""), "cannot be read as a tar file"),
+    (lambda path: path.write_bytes(b"no tar" * 1000), "cannot be read as a tar file"),
+    (lambda path: tarfile.open(path, "w:gz").close(), "that is not compressed"),
+    (lambda path: tarfile.open(path, "w").close(), "holds no image"),
+])
+def test_what_cannot_be_streamed_is_said(make, message, tmp_path):
+    make(tmp_path / "source")
+    with pytest.raises(DataError, match=message):
+        stream_images(tmp_path / "source", 16)
+
+
+def test_a_shard_that_was_cut_is_named(shards, tmp_path):
+    whole = (shards / "train-000.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
+    with pytest.raises(DataError, match=r"cut\.tar"):
+        stream_images(tmp_path, 16, workers=0)
+
+
+@pytest.mark.parametrize("crop", [0, -3, (), (16, 0)])
+def test_a_crop_must_be_a_side(crop, folder):
+    with pytest.raises(ValueError, match="crop must be a side in pixels"):
+        stream_images(folder, crop)
+
+
+def test_nothing_is_unpacked_and_links_in_a_shard_are_not_followed(tmp_path):
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        for i, name in enumerate(["../../escape.png", "/absolute.png", "fine.png"]):
+            file = io.BytesIO()
+            picture(i).save(file, "PNG")
+            member = tarfile.TarInfo(name)
+            member.size = file.tell()
+            file.seek(0)
+            tar.addfile(member, file)
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, os.path.abspath(__file__)
+        tar.addfile(link)
+    before = sorted(Path(tmp_path.parent).iterdir())
+    assert len(Files(tmp_path)) == 3                        # the link is none of them; the names lead nowhere
+    epoch(stream_images(tmp_path, 16, workers=0), 1)
+    assert sorted(Path(tmp_path.parent).iterdir()) == before and [p.name for p in tmp_path.iterdir()] == ["evil.tar"]
