@@ -1,0 +1,152 @@
+"""PSNR of the same pixels, cut into pieces of one side after another; who is to blame; and training that mends it.
+
+`python bench/sizes.py` trains networks on crops of four photographs that come with scikit-image and scikit-learn, and
+evaluates these and the runs of bench/photos.py on the photographs of the course, which none has seen. Half an hour.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from PIL import Image
+from runs import folder
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from dcae_lib import DCAE, TrainConfig, to_model, train
+from dcae_lib.data import read_picture
+from dcae_lib.provenance import hardware
+from dcae_lib.resources import resource
+from dcae_lib.tiles import reconstruct
+
+OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "sizes.json"
+SIDES = (32, 64, 128, 256, 512)
+REGIONS = {"astronaut": (512, 512), "cat": (256, 256), "coffee": (256, 512)}     # whole pieces of every side that fits
+RECORDED = {"the course's weights": "full", "CIFAR-10, 8 groups": "ablation-groups-8",
+            "CIFAR-10, one channel per group": "ablation-groups-32"}
+CROPS = {"32": (32,), "128": (128,), "32, 64 and 128": (32, 64, 128)}
+GROUPS = {8: "8 groups", 32: "one channel per group"}
+
+# Photographs to train on. (package, file in it): SHA-256 of the file
+PHOTOS = {
+    ("skimage", "data/rocket.jpg"): "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
+    ("skimage", "data/motorcycle_left.png"): "db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179",
+    ("sklearn", "datasets/images/china.jpg"): "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
+    ("sklearn", "datasets/images/flower.jpg"): "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
+}
+
+
+def gather(place: Path) -> None:
+    """Write the photographs to train on into a folder, as overlapping tiles of 256×256."""
+    for (package, name), sha256 in PHOTOS.items():
+        data = files(package).joinpath(name).read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        assert found == sha256, f"{name} of {package} has SHA-256 {found}, not {sha256}"
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        for top in range(0, image.height - 255, 32):
+            for left in range(0, image.width - 255, 32):
+                image.crop((left, top, left + 256, top + 256)).save(place / f"{Path(name).stem}-{top:04d}-{left:04d}.png")
+
+
+def photo(name: str) -> Tensor:
+    """The middle of a photograph of the course, [3, H, W] in [-1, 1]."""
+    x = to_model(pil_to_tensor(read_picture(resource("photos") / f"{name}.webp", name)))
+    height, width = REGIONS[name]
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+    return x[:, top : top + height, left : left + width]
+
+
+def decibels(y: Tensor, x: Tensor) -> float:
+    """PSNR of all pixels together, so that every way of cutting is measured on the same."""
+    return -10 * torch.log10(((y.clamp(-1, 1) - x) / 2).square().mean()).item()
+
+
+def in_pieces(model: nn.Module, x: Tensor, side: int) -> Tensor:
+    """Encode and decode [3, H, W] in squares that know nothing of each other."""
+    rows = []
+    for band in x.split(side, 1):
+        rows.append(torch.cat(list(model(torch.stack(band.split(side, 2)))), 2))
+    return torch.cat(rows, 1)
+
+
+class LocalNorm(nn.Module):
+    """A GroupNorm that looks at windows of the map, each on its own: what it would see in 32×32 pieces of the image."""
+
+    def __init__(self, norm: nn.GroupNorm, height: int):
+        super().__init__()
+        self.norm, self.height = norm, height               # of the image in one piece
+
+    def forward(self, x: Tensor) -> Tensor:
+        N, C, H, W = x.shape
+        w = 32 * H // self.height
+        windows = x.view(N, C, H // w, w, W // w, w).permute(0, 2, 4, 1, 3, 5).reshape(-1, C, w, w)
+        y = self.norm(windows).view(N, H // w, W // w, C, w, w)
+        return y.permute(0, 3, 1, 4, 2, 5).reshape(N, C, H, W)
+
+
+def with_local_norms(model: DCAE, height: int) -> DCAE:
+    """The same network, every norm looking at its own window."""
+    local = DCAE(**model.config)
+    local.load_state_dict(model.state_dict())
+    for module in list(local.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, LocalNorm(child, height))
+    return local.eval()
+
+
+@torch.no_grad()
+def measure(model: DCAE) -> dict:
+    """{photo: {side: dB, "whole": dB, "whole, local norms": dB, "overlapping tiles": dB}}."""
+    model.eval()
+    found = {}
+    for name in REGIONS:
+        x = photo(name)
+        found[name] = {str(side): decibels(in_pieces(model, x, side), x) for side in SIDES if side <= min(x.shape[1:])}
+        found[name] |= {
+            "whole": decibels(model(x[None])[0], x),
+            "whole, local norms": decibels(with_local_norms(model, x.shape[1])(x[None])[0], x),
+            "overlapping tiles": decibels(reconstruct(model, x), x),
+        }
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    record = dict(epochs=options.epochs, hardware=hardware(torch.device("cpu")), torch=torch.__version__, models={})
+    for title, run in RECORDED.items():
+        record["models"][title] = dict(psnr=measure(DCAE.from_pretrained(folder(run))))
+    with tempfile.TemporaryDirectory() as place:
+        gather(Path(place))
+        for groups, words in GROUPS.items():
+            for sides, crop in CROPS.items():
+                config = TrainConfig.preset(
+                    "tuned", dataset=place, crop=crop, epochs=options.epochs, batch_size=16, model=dict(groups=groups),
+                )
+                run = train(config)
+                title = f"crops of {sides}, {words}"
+                record["models"][title] = dict(
+                    psnr=measure(run.model), groups=groups, crop=crop, steps=options.epochs * -(-len_of(run) // 16),
+                    seconds=sum(row["seconds"] for row in run.history),
+                )
+                print(title, record["models"][title], flush=True)
+    options.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def len_of(run) -> int:
+    """The images of an epoch."""
+    row = run.history[-1]
+    return round(row["images_per_second"] * row["seconds"])
+
+
+if __name__ == "__main__":
+    main()
