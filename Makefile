@@ -39,8 +39,12 @@ test: $(READY)  ## all tests: unit and property tests, stored outputs (nbval), p
 lint: $(READY)  ## ruff over the package, the tests and the notebooks
 	$(BIN)/ruff check .
 
-notebooks: $(READY)  ## execute all notebooks and store their outputs in place
-	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
+notebooks: $(READY)  ## execute notebooks (all, or those in NAMES=) and store their outputs in place
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py $(NAMES)
+
+student: $(READY)  ## copies of the notebooks without their solutions, in build/student
+	rm -rf build/student
+	$(BIN)/python notebooks/student.py
 
 site: $(READY)   ## make web pages of the README and the notebooks, as they are stored, in build/site
 	rm -rf build/site
@@ -54,6 +58,7 @@ codec: $(READY)  ## train the codec's model and draw its curves beside JPEG, Web
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
 	$(BIN)/python -m dcae_lib.rate --out results/codec
 	$(BIN)/python bench/rd.py
+	$(BIN)/python bench/picture.py
 	$(BIN)/python notebooks/readme.py
 
 nightly: $(READY)  ## what takes too long for every change: 100,000 damaged streams
@@ -67,4 +72,4 @@ clean:           ## remove quick results and caches; keeps .venv and downloaded 
 	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist
 	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help install results results-full verify lab app test lint notebooks site runs codec nightly bench clean
+.PHONY: help install results results-full verify lab app test lint notebooks student site runs codec nightly bench clean

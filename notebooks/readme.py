@@ -23,15 +23,105 @@ CHOICES = {
 }
 
 
+# What a notebook teaches, and which it builds on.
+COURSE = {
+    "00": ("load, encode, decode, measure; can you tell the copy?", ()),
+    "01": ("smaller without losing a pixel; averaging and duplicating", ()),
+    "02": ("the unit, the sum, shortcuts without parameters, zero-init", ("01",)),
+    "03": ("assembling it; PCA as the line to beat; training in twelve lines", ("02",)),
+    "04": ("the right axes to step along: Adam, Shampoo, SOAP; a fair race", ("03",)),
+    "05": ("the loop written out; forty epochs; what each choice is worth; surviving a kill", ("04",)),
+    "06": ("eight explorers: channels, a brush, your own picture, directions, levels, reach; why photos go through in tiles",
+           ("03", "05")),
+    "07": ("rounding, entropy, a coder in thirty lines, the file byte by byte", ("05", "06")),
+    "08": ("training for few bits; a belief about the next number; curves, and how they lie; a byte budget", ("07",)),
+    "09": ("larger pictures, more of them, more processes, sweeps", ("05",)),
+}
+WORDS, LINES, EXERCISE = 150, 10, 10                        # words and lines of code a minute; minutes for an exercise
+PATHS = {
+    "One lesson of 90 minutes": ("00", "01", "08"),
+    "First week": ("00", "01", "02"), "second": ("03", "04"), "third": ("05", "06"), "fourth": ("07", "08", "09"),
+}
+
+
 def read(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def reading(number: str) -> tuple[str, str, int, int]:
+    """A notebook's title and file, the minutes to read it, to five, and the number of its exercises."""
+    path = next((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = {kind: "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == kind) for kind in ("markdown", "code")}
+    prose = re.sub(r"<details>.*?</details>", "", text["markdown"], flags=re.S)
+    minutes = len(prose.split()) / WORDS + text["code"].count("\n") / LINES
+    exercises = len(re.findall(r"^\*\*\d\. ", text["markdown"].partition("## Check yourself")[2], re.M))
+    return re.match(r"# \d\d · (.+)", text["markdown"])[1], path.name, 5 * round(minutes / 5), exercises
+
+
+def course() -> str:
+    """The map on one page: what depends on what, minutes, and three paths."""
+    found = {number: reading(number) for number in COURSE}
+    seconds = read("bench/costs").get("notebooks", {})
+    lines = ["| | notebook | teaches | needs | read | run | exercises |", "|---|---|---|---|---|---|---|"]
+    for number, (teaches, needs) in COURSE.items():
+        title, file, minutes, exercises = found[number]
+        run = f"{seconds[number]:.0f} s" if number in seconds else ""
+        lines.append(
+            f"| {number} | [{title}](notebooks/{file}) | {teaches} | {', '.join(needs) or '–'} | {minutes} min | {run} "
+            f"| {exercises}, {EXERCISE * exercises} min |"
+        )
+    read_all, do_all = sum(entry[2] for entry in found.values()), EXERCISE * sum(entry[3] for entry in found.values())
+    ways = [f"{name}: {', '.join(numbers)} ({sum(found[n][2] for n in numbers)} min)" for name, numbers in PATHS.items()]
+    return "\n".join([
+        *lines, "",
+        f"Minutes at {WORDS} words and {LINES} lines of code a minute, and {EXERCISE} for an exercise.",
+        "",
+        f"- **{ways[0]}**, reading and running, no exercises.",
+        f"- **A course of four weeks.** {'; '.join(ways[1:])}; with the exercises between the meetings.",
+        f"- **On your own.** In order, about {read_all / 60:.0f} hours to read and {do_all / 60:.0f} for exercises. "
+        "04 can be skipped if the optimizer does not interest you, 06 to 08 can be read without 09.",
+    ])
+
+
+def picture() -> str:
+    """What the first picture shows."""
+    record = read("full/picture")
+    means = {name: mean(values) for name, values in record["psnr"].items()}
+    return (
+        f"*The first test image of each class, and the best that each codec makes of it in {record['budget']} bytes; mean PSNR at "
+        f"the right. Bytes that all files of a codec share are not counted, for any of them ({', '.join(means)}: "
+        f"{', '.join(f'{value:.1f}' for value in means.values())} dB).*"
+    )
+
+
+def scale() -> str:
+    """Several processes beside one, and what streaming costs."""
+    record, rows = read("bench/distributed"), read("bench/stream")["rows"]
+    lines = ["| batch | a step in one process | in two | times as fast |", "|---|---|---|---|"]
+    for row in record["steps"]:
+        alone, together = row["seconds"]["alone"], row["seconds"]["together"]
+        lines.append(f"| {row['batch']} | {1e3 * alone:.0f} ms | {1e3 * together:.0f} ms | {alone / together:.2f} |")
+    few, many = ({kind: next(r for r in rows if r["kind"] == kind and r["count"] == count and r["workers"] == 1)
+                  for kind in ("files", "shards")} for count in (min(r["count"] for r in rows), max(r["count"] for r in rows)))
+    drift = record["drift"]
+    return "\n".join([
+        *lines, "",
+        f"One thread for each process, gloo on one machine ({record['hardware']}). After {record['after_steps']} steps all processes hold the "
+        f"same bits; in double precision their weights part from those of one process by at most {max(drift['float64'].values()):.0e}, in "
+        f"float32, whose rounding SOAP carries on, by {max(drift['float32'].values()):.0e}.",
+        "",
+        f"Streaming {many['files']['count']:,} files takes {many['files']['megabytes']:.0f} MB of memory, {few['files']['count']:,} take "
+        f"{few['files']['megabytes']:.0f} MB; from tar shards {many['shards']['megabytes']:.0f} and {few['shards']['megabytes']:.0f} MB. A worker "
+        f"reads {many['files']['images_per_second']:,.0f} and {many['shards']['images_per_second']:,.0f} images a second, JPEG of 96×96 cropped to 64×64.",
+    ])
 
 
 def results() -> str:
     """The document's table beside its recipe and ours, and the linear baseline."""
     run, document, linear = read("full/history"), read("runs/document/history"), read("full/03")
     lines = [
-        "| epoch | training L1: the document | its recipe here | ours | test L1, ours | test PSNR | test SSIM |",
+        "| epoch | L1 in training, as the source document reports | the same recipe, run here | ours | L1 on test images | PSNR | SSIM |",
         "|---|---|---|---|---|---|---|",
     ]
     for epoch, reported in DOCUMENT_L1.items():
@@ -47,8 +137,8 @@ def results() -> str:
         f"{config['batch_size']}, learning rate {config['lr']}, shortcut `{config['model'].get('shortcut', 'pool')}`, "
         f"{config['epochs']} epochs in {sum(row['seconds'] for row in run['history']) / 60:.0f} minutes of training on "
         f"{run['sessions'][0]['threads']} thread ({run['sessions'][0]['hardware']}). PSNR and SSIM are means over the test "
-        f"images. The document's last L1 is passed in epoch {passed['epoch']}; its recipe ends at "
-        f"{document['history'][-1]['psnr']:.2f} dB here. The best linear map of each 4×4 patch "
+        f"images. Our run is below the document's last L1 after epoch {passed['epoch']}; the document's recipe, run here, ends at "
+        f"{document['history'][-1]['psnr']:.2f} dB. The best linear map of each 4×4 patch "
         f"to sixteen numbers (PCA) reaches {linear['psnr_pca_16']:.2f} dB; PCA of whole images with as many numbers as "
         f"the latent, which serves one size of image only, {linear['psnr_pca_whole']:.2f} dB.",
         *seeds(run),
@@ -83,8 +173,12 @@ def choices() -> str:
 def speed() -> str:
     """Training beside the loop that a reader would write first."""
     record = read("bench/train")
+    names = {
+        "reader, threads: 1": "a plain loop, 1 thread", "reader, threads: 2": "a plain loop, 2 threads",
+        "reader, keeping memory": "a plain loop, freed memory kept",
+    }
     lines = ["| training, images per second | | |", "|---|---|---|"]
-    lines += [f"| {row['loop']} | {row['images_per_second']:,} | {row['times_reader']:.2f}× |" for row in record["rows"]]
+    lines += [f"| {names.get(row['loop'], row['loop'])} | {row['images_per_second']:,} | {row['times_reader']:.2f}× |" for row in record["rows"]]
     return "\n".join([*lines, "", f"In turns, in one run, batch {record['batch']}; {record['hardware']}, {record['cores']} cores."])
 
 
@@ -140,9 +234,9 @@ def codec() -> str:
     return "\n".join([
         *lines, "",
         f"BD-rates over {low:.0f} to {high:.0f} dB, all {record['images']:,} test images, from files that were written, read "
-        f"back and decoded; near 30 dB an image takes {middle['bytes']:.0f} bytes of ours that differ from image to image, of "
-        f"{middle['bytes'] + middle['constant']:.0f} ({middle['psnr']:.2f} dB, SSIM {middle['ssim']:.3f}). The coder takes at most {waste:.2f} "
-        f"bytes per image more than its own probabilities ask for, at any quality. The KLT has no file: it is a bound for "
+        f"back and decoded; negative: ours needs fewer bits. Near 30 dB one of our files has "
+        f"{middle['bytes'] + middle['constant']:.0f} bytes, of which {middle['bytes']:.0f} differ from image to image ({middle['psnr']:.2f} dB, SSIM {middle['ssim']:.3f}). The coder takes at most {waste:.2f} "
+        f"bytes per image more than its own probabilities ask for, at any quality. The KLT (a PCA of 8×8 blocks) has no file: it is a bound for "
         f"coding each coefficient of the best linear transform of 8×8 blocks on its own.",
     ])
 
@@ -169,12 +263,12 @@ def explorers() -> str:
     slowest = max(record["compute_ms"], key=record["compute_ms"].get)
     keys = [value for name, value in record["browser"].items() if name != "upload_seconds"]
     return (
-        f"From a slider's new value to the new picture, the slowest (`{slowest}`) computes for "
-        f"{record['compute_ms'][slowest]:.0f} ms; in JupyterLab, from the key to the changed pixels, {min(keys):.0f} to "
-        f"{max(keys):.0f} ms pass in the five with sliders. A photo of 1,024×1,024 pixels takes "
+        f"The slowest explorer (`{slowest}`) computes a new picture in {record['compute_ms'][slowest]:.0f} ms. In JupyterLab, "
+        f"{min(keys):.0f} to {max(keys):.0f} ms pass between pressing a key and seeing the change, in the five explorers that have "
+        f"sliders. A photo of 1,024×1,024 pixels takes "
         f"{record['browser']['upload_seconds']:.1f} s from choosing the file to seeing the result. Medians of "
-        f"{record['rounds']}, of 5 for the photo; one thread ({record['processor']}). Drawing one "
-        f"picture as a figure would take {record['picture_ms']['figure']:.0f} ms instead of {record['picture_ms']['png']:.1f}."
+        f"{record['rounds']}, of 5 for the photo; one thread ({record['processor']}). A "
+        f"picture takes {record['picture_ms']['png']:.1f} ms to draw; as a matplotlib figure it would take {record['picture_ms']['figure']:.0f}."
     )
 
 
@@ -196,7 +290,7 @@ def costs() -> str:
 
 def written(text: str) -> str:
     """The README with everything between its markers written anew."""
-    for section in (results, choices, speed, photos, codec, codec_speed, explorers, soap, costs):
+    for section in (picture, course, scale, results, choices, speed, photos, codec, codec_speed, explorers, soap, costs):
         name, lines = section.__name__, section()
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda m, lines=lines: f"{m[1]}{lines}\n{m[2]}", text, flags=re.S)

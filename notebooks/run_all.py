@@ -123,6 +123,7 @@ def main() -> int:
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    (out / "seconds.json").write_text(json.dumps({name[:2]: round(value, 1) for name, value in seconds.items()}) + "\n")
     index = write_index(out, list(seconds), options.profile)
     print(f"\n{'notebook':28} {'seconds':>7}  measured")
     for name, value in seconds.items():

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from dcae_lib import DCAE, ImageSet, explore, latents, load_images, panels, plots, to_model, to_uint8
 from dcae_lib.data import DataError, read_picture
@@ -553,9 +553,10 @@ BAD = {
     "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "has more than 8 bits"),
     "large": (bomb(10_000), "is 10000×10000; 16 megapixels at most"),
     "a little too large": (bomb(4001), "is 4001×4001; 16 megapixels at most"),
-    "damaged AVIF": (encoded(FLAT, "AVIF").replace(b"pitm", b"pitx"), "cannot be read as a picture"),
     "vast": (bomb(40_000), "cannot be read as a picture .*1600000000 pixels"),
 }
+if features.check("avif"):                                  # older versions of Pillow cannot write one
+    BAD["damaged AVIF"] = encoded(FLAT, "AVIF").replace(b"pitm", b"pitx"), "cannot be read as a picture"
 
 
 def test_a_photo_with_a_mistyped_tag_is_read_and_set_upright():

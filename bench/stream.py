@@ -1,0 +1,103 @@
+"""Streaming 100,000 files: memory beside that of 1,000, and images per second by workers, from a folder and from shards.
+
+`python bench/stream.py` writes the pictures into a temporary folder (half a gigabyte), each reading in a process of its own.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from dcae_lib.provenance import hardware
+from dcae_lib.stream import stream_images
+
+OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "stream.json"
+MANY, FEW, SHARD = 100_000, 1_000, 5_000
+BATCH = 64
+
+
+def jpegs(count: int):
+    """JPEG files of 96×96 pixels, each another one: a few photographs' worth of waves, shifted."""
+    grid = np.arange(96)
+    for i in range(count):
+        waves = [np.sin((grid[:, None] * a + grid * b) / 30 + i) for a, b in ((1 + i % 3, 1), (2, i % 5), (i % 7, 3))]
+        file = io.BytesIO()
+        Image.fromarray(((np.stack(waves, -1) + 1) * 127).astype(np.uint8)).save(file, "JPEG")
+        yield f"{i:06d}.jpg", file.getvalue()
+
+
+def write(place: Path, count: int) -> None:
+    """The same pictures as a folder of files and as shards of 5,000."""
+    (place / "files").mkdir(parents=True)
+    (place / "shards").mkdir()
+    tar = None
+    for i, (name, data) in enumerate(jpegs(count)):
+        folder = place / "files" / f"{i // 1000:03d}"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+        if i % SHARD == 0:
+            if tar:
+                tar.close()
+            tar = tarfile.open(place / "shards" / f"{i // SHARD:03d}.tar", "w")
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    tar.close()
+
+
+def memory() -> float:
+    """Bytes that this process and its workers hold, what they share counted once (Linux: PSS)."""
+    me = psutil.Process()
+    return sum(process.memory_full_info().pss for process in [me, *me.children(recursive=True)])
+
+
+def read(place: str, workers: int) -> None:
+    """One epoch, in a process of its own: prints what it took."""
+    torch.set_num_threads(1)
+    before = memory()
+    start = time.perf_counter()
+    train = stream_images(place, 64, workers).train
+    found = time.perf_counter() - start
+    peak, images, start = 0.0, 0, time.perf_counter()
+    for k, x in enumerate(train.batches(BATCH, torch.Generator().manual_seed(0))):
+        images += len(x)
+        if k % 50 == 2:
+            peak = max(peak, memory())
+    seconds = time.perf_counter() - start
+    print(json.dumps(dict(images=images, seconds_to_find=found, images_per_second=images / seconds, megabytes=(peak - before) / 2**20)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--read", nargs=2, metavar=("PLACE", "WORKERS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.read:
+        read(options.read[0], int(options.read[1]))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for count in (FEW, MANY):
+            write(Path(place, str(count)), count)
+        for count, kind, workers in [(FEW, "files", 1), (MANY, "files", 1), (FEW, "shards", 1), (MANY, "shards", 1),
+                                     (FEW, "files", 0), (FEW, "files", 2), (FEW, "shards", 2)]:
+            command = [sys.executable, __file__, "--read", str(Path(place, str(count), kind)), str(workers)]
+            environment = dict(os.environ, OMP_NUM_THREADS="1")
+            found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+            rows.append(dict(count=count, kind=kind, workers=workers, **json.loads(found.splitlines()[-1])))
+            print(rows[-1], flush=True)
+    OUT.write_text(json.dumps(dict(hardware=hardware(torch.device("cpu")), batch=BATCH, rows=rows), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
