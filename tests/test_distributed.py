@@ -77,7 +77,7 @@ def test_in_float32_every_process_holds_the_same_bits(processes, alone, tmp_path
     assert code == 0, text
     found = left(tmp_path)
     assert len(found) == processes and len({one["bits"] for one in found}) == 1
-    # They are not those of one process: SOAP carries rounding on, which is why the test above is in float64. It is as good.
+    # They are not those of one process: SOAP carries rounding on, which is why the test above is in float64. They are as good.
     assert (weights(tmp_path) - weights(alone["float32"])).abs().max() > 1e-6
     assert found[0]["history"][-1]["l1"] == pytest.approx(left(alone["float32"])[0]["history"][-1]["l1"], rel=0.05)
 
