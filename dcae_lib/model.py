@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
 from .resources import resource, write_whole
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Encoder(nn.Sequential):
@@ -72,7 +75,7 @@ class DCAE(nn.Module):
         super().__init__()
         channels = tuple(channels)
         _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel)
-        self.config = dict(
+        self.config: dict[str, Any] = dict(
             channels=channels, latent_channels=latent_channels, shortcut=shortcut, groups=groups, dropout=dropout,
             stage_dropout=stage_dropout, up_kernel=up_kernel, zero_init=zero_init,
         )
@@ -161,7 +164,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, beside: dict[str, byte
     return folder
 
 
-def load_pretrained(kind: type[nn.Module], folder: Path) -> nn.Module:
+def load_pretrained(kind: type[M], folder: Path) -> M:
     """What `from_pretrained` of a kind of model does."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
