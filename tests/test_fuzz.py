@@ -12,7 +12,7 @@ import torch
 from dcae_lib import Codec, load_images
 from dcae_lib.bitstream import MOST_PIXELS, CorruptStream, Header, pack, unpack
 
-TRIES = int(os.environ.get("DCAE_FUZZ", 2000))
+TRIES = int(os.environ.get("DCAE_FUZZ", "2000"))
 
 
 @pytest.fixture(scope="module")
