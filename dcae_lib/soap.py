@@ -60,7 +60,7 @@ class SOAP(torch.optim.Optimizer):
         self, params, lr: float = 3e-3, betas: tuple[float, float] = (0.95, 0.95), shampoo_beta: float | None = None,
         eps: float = 1e-8, weight_decay: float = 0.01, precondition_frequency: int = 10, max_precondition_dim: int = 10000,
     ):
-        self._bundles: dict[int, tuple[tuple[int, ...], list[Bundle]]] = {}     # group: (ids of its weights, their bundles)
+        self._bundles: dict[int, tuple[tuple[int, ...], list[Bundle]]] = {}     # group: (ids of weights, bundles)
         super().__init__(params, dict(
             lr=lr, betas=betas, shampoo_beta=shampoo_beta, eps=eps, weight_decay=weight_decay,
             precondition_frequency=precondition_frequency, max_precondition_dim=max_precondition_dim,
