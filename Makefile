@@ -36,8 +36,9 @@ app: $(READY)    ## show notebook 06 as an app, without its code
 test: $(READY)  ## all tests: unit and property tests, stored outputs (nbval), papermill, browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
-lint: $(READY)  ## ruff over the package, the tests and the notebooks
+lint: $(READY)  ## ruff over the package, the tests and the notebooks; mypy over the package
 	$(BIN)/ruff check .
+	$(BIN)/mypy dcae_lib
 
 notebooks: $(READY)  ## execute notebooks (all, or those in NAMES=) and store their outputs in place
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py $(NAMES)
@@ -69,7 +70,7 @@ bench: $(READY)  ## measure speeds and costs (downloads CIFAR-10, runs all tests
 	for name in shortcuts soap train photos codec explore costs; do $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
-	rm -rf results/quick .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf results/quick .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
 
 .PHONY: help install results results-full verify lab app test lint notebooks student site runs codec nightly bench clean

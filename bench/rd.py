@@ -10,6 +10,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -113,7 +114,7 @@ def baseline(name: str, images: Tensor, pool: ProcessPoolExecutor) -> list[dict]
     def many(quality: float, size: int, **settings) -> tuple[list[bytes], Tensor]:
         parts = [pool.submit(round_trip, name, part, quality, **settings) for part in images.split(size)]
         files, found = zip(*(part.result() for part in parts))
-        return sum(files, []), torch.cat(found, 1)
+        return list(chain.from_iterable(files)), torch.cat(found, 1)
 
     rows = []
     for quality in QUALITIES[name]:

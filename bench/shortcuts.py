@@ -54,8 +54,8 @@ def measure(rounds: int, batch: int) -> dict[str, dict]:
             who: {part: median(row[part] for row in rows[3:]) for part in rows[0]}     # the first three warm up
             for who, rows in times.items()
         }
-        fused, chain = results[name]["fused"], results[name]["chain"]
-        results[name]["chain_over_fused"] = {part: chain[part] / fused[part] for part in fused}
+        found = results[name]
+        found["chain_over_fused"] = {part: found["chain"][part] / found["fused"][part] for part in found["fused"]}
     return results
 
 

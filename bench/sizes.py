@@ -69,9 +69,7 @@ def decibels(y: Tensor, x: Tensor) -> float:
 
 def in_pieces(model: nn.Module, x: Tensor, side: int) -> Tensor:
     """Encode and decode [3, H, W] in squares that know nothing of each other."""
-    rows = []
-    for band in x.split(side, 1):
-        rows.append(torch.cat(list(model(torch.stack(band.split(side, 2)))), 2))
+    rows = [torch.cat(list(model(torch.stack(band.split(side, 2)))), 2) for band in x.split(side, 1)]
     return torch.cat(rows, 1)
 
 

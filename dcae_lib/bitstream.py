@@ -34,7 +34,7 @@ class UnknownVersion(ValueError):
 class Header(NamedTuple):
     height: int
     width: int
-    count: int              # 0: one image that is no batch
+    images: int             # 0: one image that is no batch
     quality: int
 
 

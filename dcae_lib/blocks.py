@@ -107,10 +107,10 @@ class NormActUp(nn.Sequential):
         super().__init__(nn.GroupNorm(gcd(groups, i), i), nn.SiLU(), conv, nn.Dropout(dropout))
 
 
-def zero_(unit: nn.Sequential) -> None:
+def zero_(unit: nn.Module) -> None:
     """Set the convolution of a unit to zero, so that the branch that it ends starts as nothing."""
-    nn.init.zeros_(unit[2].weight)
-    nn.init.zeros_(unit[2].bias)
+    for parameter in unit.get_submodule("2").parameters():
+        nn.init.zeros_(parameter)
 
 
 class ResidualBlock(nn.Module):

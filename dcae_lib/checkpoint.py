@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
     """
     for path in checkpoints(folder):
         data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest()[:16] == NAME.fullmatch(path.name)[1]:
+        if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
             try:
                 header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
                 return load(data), json.loads(header["__metadata__"]["record"])
@@ -64,7 +64,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
                 pass
         aside = path.with_suffix(".damaged")
         path.replace(aside)
-        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=7)
+        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=8)
     return None
 
 
@@ -110,9 +110,9 @@ class TrainingState:
 
     def restore(self) -> None:
         """Go on from the newest checkpoint, if there is one. Raises ValueError if it is of another training."""
-        if not self.folder:
+        if (folder := self.folder) is None:
             return
-        found = self.processes.first_does(self._read)
+        found = self.processes.first_does(lambda: self._read(folder))
         if not found:
             return
         tensors, record = found
@@ -122,17 +122,17 @@ class TrainingState:
         self.losses[:], self.seconds = record["losses"], record["seconds"]
         self.run.history[:], self.run.sessions[:] = record["history"], record["sessions"]
 
-    def _read(self) -> tuple[dict[str, Tensor], dict] | None:
+    def _read(self, folder: Path) -> tuple[dict[str, Tensor], dict] | None:
         """The newest checkpoint, once what a kill left half written is gone."""
-        for folder in (self.folder, self.folder.parent):
-            for left in folder.glob("*.partial"):           # by a kill in the middle of a write
+        for place in (folder, folder.parent):
+            for left in place.glob("*.partial"):            # by a kill in the middle of a write
                 if re.search(r"\.(json|md|safetensors)\.\d+\.partial$", left.name):
                     left.unlink()
-        found = load_checkpoint(self.folder)
+        found = load_checkpoint(folder)
         changes = [] if not found else list(_changes(self.identity, {name: found[1][name] for name in self.identity}))
         if changes:
             raise ValueError(
-                f"{self.folder} holds checkpoints of another training ({'; '.join(changes)}). "
+                f"{folder} holds checkpoints of another training ({'; '.join(changes)}). "
                 "Write to another folder, or delete this one to begin anew"
             )
         return found

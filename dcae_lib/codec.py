@@ -78,7 +78,8 @@ class Codec:
         images, batch = as_pixels(images, background)
         y, inside = self._latents(images, self._checked(quality), progress)
         payload, = entropy.encode(y, inside, [len(y)], self.context(quality))
-        return pack(Header(*images.shape[2:], len(images) if batch else 0, quality), payload, self.identity)
+        H, W = images.shape[2:]
+        return pack(Header(H, W, len(images) if batch else 0, quality), payload, self.identity)
 
     def decompress(self, data: bytes, progress: Callable[[float], None] | None = None) -> Tensor:
         """The image, or the batch, that `compress` was given: uint8 [3, H, W] or [B, 3, H, W].
@@ -94,7 +95,8 @@ class Codec:
         y, inside = self._latents(images, self._checked(quality))
         tiles = len(y) // len(images)
         payloads = entropy.encode(y, inside, [tiles] * len(images), self.context(quality))
-        return [pack(Header(*images.shape[2:], 0, quality), payload, self.identity) for payload in payloads]
+        H, W = images.shape[2:]
+        return [pack(Header(H, W, 0, quality), payload, self.identity) for payload in payloads]
 
     def decompress_each(self, data: list[bytes]) -> list[Tensor]:
         """What `decompress` makes of each of them, many at a time: sizes and qualities may differ."""
@@ -147,11 +149,11 @@ class Codec:
         return join(torch.cat(tiles), len(y), y.shape[2] * self.factor, y.shape[3] * self.factor)
 
     def _decompressed(self, data: list[bytes], progress=None) -> list[Tensor]:
-        found: list[Tensor | None] = [None] * len(data)
+        found: dict[int, Tensor] = {}
         alike = defaultdict(list)                           # what can be decoded together
         for k, stream in enumerate(data):
             header, payload = unpack(bytes(stream), self.identity)
-            alike[header.quality, header.height, header.width].append((k, header.count, payload))
+            alike[header.quality, header.height, header.width].append((k, header.images, payload))
         for (quality, H, W), streams in alike.items():
             numbers, counts, payloads = zip(*streams)
             images = [max(count, 1) for count in counts]    # of each stream
@@ -163,7 +165,7 @@ class Codec:
             pixels = self._pixels(join(y, sum(images), h, w), quality)[:, :, :H, :W]
             for k, count, part in zip(numbers, counts, pixels.split(images)):
                 found[k] = (part if count else part[0]).contiguous()
-        return found
+        return [found[k] for k in range(len(data))]
 
     def _sites(self, images: Tensor) -> tuple[int, int]:
         """Rows and columns of latents that cover an image."""
@@ -205,7 +207,7 @@ def as_pixels(images: Tensor | np.ndarray | Image.Image, background: str | None)
         )
     batch = images.ndim == 4
     images = images if batch else images[None]
-    check_size(*images.shape[2:], len(images))
+    check_size(images.shape[2], images.shape[3], len(images))
     return images, batch
 
 

@@ -134,7 +134,8 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
         bits = codec.costs(x[k], ours.quality)[0].sum(0) if ours else torch.zeros(1, 1)
         original.show(x[k], f"<b>original</b><br>{x[k].numel():,} bytes")
         for name, picture in pictures.items():
-            picture.show(found[name].image if found[name] else NOTHING, _title(files[name], found[name]))
+            file = found[name]
+            picture.show(file.image if file else NOTHING, _title(files[name], file))
         spent.show(_glow(bits), f"<b>DCAE, bits per site</b><br>0 dark … {bits.max():.0f} bright")
         said.value = "counted: whole files" if headers.value else "not counted: what all files of a codec at one quality have alike"
 

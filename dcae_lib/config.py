@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -52,7 +53,7 @@ class TrainConfig:
         return cls(**deepcopy(PRESETS[name]) | changes)
 
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
     "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1)),
     # What the project's own document trained with; one channel per group is what its own run had.
@@ -63,7 +64,7 @@ PRESETS = {
 }
 
 
-def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """SOAP, or the class of that name in torch.optim. Raises ValueError if there is none."""
     found = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):

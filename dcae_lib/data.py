@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -50,10 +50,24 @@ class ImageSet:
         return batches(self.images, *arguments)
 
 
+class Images(Protocol):
+    """What a training asks of its images, be they in memory, as those of an `ImageSet`, or read meanwhile."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    def __len__(self) -> int: ...
+    def to(self, device: torch.device, /) -> "Images": ...
+    def batches(
+        self, size: int, order: torch.Generator, skip: int, part: Callable[[Tensor], Tensor], /
+    ) -> Iterator[Tensor]: ...
+
+
 class Splits(NamedTuple):
     """The images to train on, and those to test on."""
 
-    train: ImageSet
+    train: Images
     test: ImageSet
 
 
@@ -192,12 +206,12 @@ def read_picture(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # its size is looked at before its pixels
-            image = Image.open(file)
+            image: Image.Image = Image.open(file)
         with image:
             width, height = image.size
             if most_pixels and width * height > most_pixels:
                 raise DataError(f"{name} is {width}×{height}; {most_pixels / 1e6:.0f} megapixels at most: scale it down first")
-            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             if turn is not None:                            # ImageOps.exif_transpose fails on tags that it need not read
                 image = image.transpose(turn)
             return in_rgb(image, name, background)

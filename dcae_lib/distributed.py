@@ -5,13 +5,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=1)                               # one process may fetch the data while the others wait
 
 
@@ -25,11 +26,12 @@ class World(NamedTuple):
     rank: int = 0
     size: int = 1
 
-    def first_does(self, do: Callable[[], object]) -> object:
+    def first_does(self, do: Callable[[], T]) -> T:
         """What `do` returns in process 0, in every process. What it raises there stops all of them."""
         if self.size == 1:
             return do()
-        found, error = [None, None], None
+        found: list = [None, None]                          # what it returns, or what it says when it raises
+        error = None
         if self.rank == 0:
             try:
                 found = [do(), None]
@@ -42,20 +44,22 @@ class World(NamedTuple):
             raise StoppedElsewhere(f"process 0 stopped: {found[1]}")
         return found[0]
 
-    def machine_first(self, do: Callable[[], object]) -> object:
+    def machine_first(self, do: Callable[[], T]) -> T:
         """`do` in every process, in one of each machine before the others: what it fetches is then there for them."""
         if self.size == 1:
             return do()
-        first = os.environ.get("LOCAL_RANK", "0") == "0"
-        done = do() if first else None
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            dist.barrier()
+            return do()
+        done = do()
         dist.barrier()
-        return done if first else do()
+        return done
 
-    def gather(self, value: object) -> list:
+    def gather(self, value: T) -> list[T]:
         """What each process holds, in all of them."""
         if self.size == 1:
             return [value]
-        values = [None] * self.size
+        values = [value] * self.size
         dist.all_gather_object(values, value)
         return values
 

@@ -1,6 +1,6 @@
 """What the next latents probably are, given those before them: a context model that learns in floats and codes in integers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import constriction
 import numpy as np
@@ -40,6 +40,8 @@ class ContextModel(nn.Module):
     Minnen, Ballé and Toderici 2018, arXiv 1809.02736 (context); Minnen and Singh 2020, arXiv 2007.08739 (channels).
     """
 
+    tables: Tensor
+
     def __init__(self, channels: int = 16, groups: int = 4, hidden: int = 96, anchors: int = 6):
         super().__init__()
         if channels % groups:
@@ -48,10 +50,11 @@ class ContextModel(nn.Module):
         inputs = [SITES * (channels + 1) + g * self.size for g in range(groups)]
         self.first = nn.ModuleList(nn.Linear(i, hidden) for i in inputs)
         self.second = nn.ModuleList(nn.Linear(hidden, hidden) for _ in inputs)
-        self.third = nn.ModuleList(nn.Linear(hidden, 2 * self.size) for _ in inputs)
+        third = [nn.Linear(hidden, 2 * self.size) for _ in inputs]
+        self.third = nn.ModuleList(third)
         self.quality = nn.Parameter(torch.zeros(anchors, groups, hidden))
         self.register_buffer("tables", logistic_tables())   # stored, since another machine might round them otherwise
-        for layer in self.third:                            # to begin with, the same wide distribution everywhere
+        for layer in third:                                 # to begin with, the same wide distribution everywhere
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
 
@@ -123,13 +126,10 @@ class IntegerContext:
         anchors = _fixed(model.quality, WEIGHT_BITS)
         moved = torch.floor((anchors[low] * (100 - part) + anchors[low + 1] * part) / 100)
         self.groups = []
-        for first, second, third, bias in zip(model.first, model.second, model.third, moved):
+        for first, second, third, shift in zip(model.first, model.second, model.third, moved):
             bits = WEIGHT_BITS + ACTIVATION_BITS
-            self.groups.append([
-                (_fixed(first.weight.T, WEIGHT_BITS), _fixed(first.bias, WEIGHT_BITS) + bias),
-                (_fixed(second.weight.T, WEIGHT_BITS), _fixed(second.bias, bits)),
-                (_fixed(third.weight.T, WEIGHT_BITS), _fixed(third.bias, bits)),
-            ])
+            weight, bias = _layer(first, WEIGHT_BITS)
+            self.groups.append([(weight, bias + shift), _layer(second, bits), _layer(third, bits)])
             for (weight, bias), largest in zip(self.groups[-1], (LARGEST, ACTIVE, ACTIVE)):
                 if not (weight.abs().sum(0) * largest + bias.abs() < 2**53).all():
                     raise ValueError("the context model has a weight that is not finite, or too large for exact sums")
@@ -155,12 +155,19 @@ class IntegerContext:
         before = windows(pad(y, inside)).flatten(0, 1)
         here = y.permute(0, 2, 3, 1).reshape(-1, C)
         found = [self(g, before, here[:, : g * self.size]) for g in range(len(self.groups))]
-        return tuple(torch.cat(parts, 1).view(N, h, w, C) for parts in zip(*found))
+        mean, scale = (torch.cat(parts, 1).view(N, h, w, C) for parts in zip(*found))
+        return mean, scale
 
 
 def _fixed(x: Tensor, bits: int) -> Tensor:
     """Rounded to so many fraction bits: integers in float64."""
     return torch.round(x.detach().double().cpu() * 2**bits)
+
+
+def _layer(layer: nn.Module, bits: int) -> tuple[Tensor, Tensor]:
+    """The weight of a linear layer, turned, and its bias with so many fraction bits."""
+    weight, bias = layer.parameters()
+    return _fixed(weight.T, WEIGHT_BITS), _fixed(bias, bits)
 
 
 def _leaky(x: Tensor, shift: int) -> Tensor:
@@ -201,7 +208,7 @@ def encode(y: Tensor, inside: Tensor, sizes: list[int], context: IntegerContext)
         # [n, h, w, C] → [h, w, groups, n, size], those that are coded
         order = (part[tiles].reshape(n, *inside.shape[1:], -1, context.size).transpose(1, 2, 3, 0, 4)[mask]
                  for part in (symbol, row, excess))
-        out.append(_write(*order, mask.sum((3, 4)).cumsum(), context.tables))
+        out.append(_write(mask.sum((3, 4)).cumsum(), context.tables, *order))
     return out
 
 
@@ -226,7 +233,7 @@ def costs(y: Tensor, inside: Tensor, context: IntegerContext) -> Tensor:
     return torch.from_numpy(bits).permute(0, 3, 1, 2) * inside[:, None]
 
 
-def _write(symbol: np.ndarray, row: np.ndarray, excess: np.ndarray, ends: np.ndarray, tables: np.ndarray) -> bytes:
+def _write(ends: np.ndarray, tables: np.ndarray, symbol: np.ndarray, row: np.ndarray, excess: np.ndarray) -> bytes:
     """Symbols in order, and after each block that holds some at the reach, how far beyond it they are."""
     encoder = constriction.stream.queue.RangeEncoder()
     far = np.flatnonzero((symbol == 0) | (symbol == 2 * REACH))
@@ -258,7 +265,7 @@ def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
 
 
 def decode(
-    streams: list[bytes],
+    streams: Sequence[bytes],
     inside: Tensor,
     sizes: list[int],
     context: IntegerContext,

@@ -285,8 +285,8 @@ def classes(model: DCAE, images: ImageSet, names: tuple[str, ...] = CLASSES) -> 
     decoded = latents.decode_all(model, latents.class_means(z, images.labels)).clamp(-1, 1)
     pixels = latents.class_means(x, images.labels)
     message, left, right = label(""), Picture("mean latent, decoded"), Picture("")
-    names = [names[k] for k in images.labels.unique()]
-    choice = widgets.ToggleButtons(options=[(name, k) for k, name in enumerate(names)], style={"button_width": "auto"})
+    shown = [names[k] for k in images.labels.unique()]
+    choice = widgets.ToggleButtons(options=[(name, k) for k, name in enumerate(shown)], style={"button_width": "auto"})
 
     def draw() -> None:
         left.show(decoded[choice.value])
@@ -294,7 +294,7 @@ def classes(model: DCAE, images: ImageSet, names: tuple[str, ...] = CLASSES) -> 
 
     Redraw(draw, message).watch(choice)
     draw()
-    still = plots.image_rows({"latents": decoded, "pixels": pixels}, names)
+    still = plots.image_rows({"latents": decoded, "pixels": pixels}, shown)
     return Explorer(
         [choice, widgets.HBox([left, right])], {"class": choice}, {"latents": left, "pixels": right}, message, still
     )

@@ -1,5 +1,7 @@
 """How far a reconstruction is from its image: L1, PSNR and SSIM, one number per image; and one codec from another."""
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,9 +32,9 @@ def ssim(y: Tensor, x: Tensor) -> Tensor:
     _check(y, x)
     if min(x.shape[2:]) < 11:
         raise ValueError(f"SSIM looks through a window of 11×11 pixels, got images of {x.shape[2]}×{x.shape[3]}")
-    return structural_similarity_index_measure(
+    return cast(Tensor, structural_similarity_index_measure(
         _unit(y), _unit(x), sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
-    )
+    ))
 
 
 def bd_rate(curve: list[tuple[float, float]], reference: list[tuple[float, float]], low: float, high: float) -> float:

@@ -1,7 +1,9 @@
 """The deep convolutional autoencoder: encoder, decoder, and a folder to keep them in."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
 from .resources import resource, write_whole
 
+M = TypeVar("M", bound=nn.Module)
+
 
 class Encoder(nn.Sequential):
     """Stem, down blocks, middle stage: pixels [B, 3, H, W] → latent [B, latent_channels, H/f, W/f]."""
@@ -19,7 +23,7 @@ class Encoder(nn.Sequential):
         super().__init__()
         self.stem = nn.Conv2d(3, channels[0], 3, padding=1)
         self.down = nn.Sequential(
-            *(DownBlock(i, o, shortcut, groups, dropout, zero_init) for i, o in zip(channels, channels[1:]))
+            *(DownBlock(i, o, shortcut, groups, dropout, zero_init) for i, o in pairwise(channels))
         )
         self.stage = MiddleStage(channels[-1], latent_channels, groups, dropout, stage_dropout, zero_init)
 
@@ -34,7 +38,7 @@ class Decoder(nn.Sequential):
         self.up = nn.Sequential(
             *(
                 UpBlock(i, o, shortcut, up_kernel, groups, dropout, zero_init)
-                for i, o in zip(wide_to_narrow, wide_to_narrow[1:])
+                for i, o in pairwise(wide_to_narrow)
             )
         )
         self.head = NormActConv(channels[0], 3, groups=groups)
@@ -72,7 +76,7 @@ class DCAE(nn.Module):
         super().__init__()
         channels = tuple(channels)
         _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel)
-        self.config = dict(
+        self.config: dict[str, Any] = dict(
             channels=channels, latent_channels=latent_channels, shortcut=shortcut, groups=groups, dropout=dropout,
             stage_dropout=stage_dropout, up_kernel=up_kernel, zero_init=zero_init,
         )
@@ -141,7 +145,7 @@ def _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dr
     for rate in (dropout, stage_dropout or 0.0):
         if not 0 <= rate < 1:
             raise ValueError(f"a dropout rate must be in [0, 1), got {rate}")
-    for i, o in zip(channels, channels[1:]):
+    for i, o in pairwise(channels):
         fits = {"pool": 4 * i % o == 0 and o % 4 == 0, "direct": 16 * i % o == 0, "none": True}
         if not fits[shortcut]:
             raise ValueError(f'shortcut="{shortcut}" cannot go from {i} to {o} channels; doubling them always works')
@@ -161,7 +165,7 @@ def save_pretrained(model: nn.Module, folder: str | Path, beside: dict[str, byte
     return folder
 
 
-def load_pretrained(kind: type[nn.Module], folder: Path) -> nn.Module:
+def load_pretrained(kind: type[M], folder: Path) -> M:
     """What `from_pretrained` of a kind of model does."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():

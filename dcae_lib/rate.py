@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def trade(quality: Tensor) -> Tensor:
     return 40 * 225 ** (quality / 100)
 
 
-def rate_distortion(model: RateModel, x: Tensor) -> Tensor:
+def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
     """The loss: bits per pixel + trade · MSE, a random quality for each image, averaged so that each counts alike.
 
     Both terms grow with the quality, so an image weighs less at a higher one; without that, low rates learn little.
@@ -99,7 +100,7 @@ def estimate(model: RateModel, images: ImageSet, batch_size: int = 500) -> dict[
     """Means over images at six qualities: {"bpp_<q>": bits per pixel by the context model, "psnr_<q>": dB, of bytes}."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    found = {}
+    found: dict[str, float] = {}
     for q in SCORED:
         rates, distances = [], []
         for part in images.images.split(batch_size):
@@ -112,10 +113,13 @@ def estimate(model: RateModel, images: ImageSet, batch_size: int = 500) -> dict[
     return found
 
 
-PRESET = dict(batch_size=32, lr=1e-2, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=25)
+PRESET: dict = dict(batch_size=32, lr=1e-2, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=25)
 
 
-def train_rate(config: TrainConfig, out: str | Path | None = None, splits: Splits | None = None, after_epoch=None) -> Run:
+def train_rate(
+    config: TrainConfig, out: str | Path | None = None, splits: Splits | None = None,
+    after_epoch: Callable[[Run[RateModel]], None] | None = None,
+) -> Run[RateModel]:
     """Train a RateModel that begins as the recorded DCAE; `train` says what holds for `out`, kills and errors.
 
     config.model holds the arguments of ContextModel. A history entry has train_loss and what `estimate` finds.
@@ -133,7 +137,7 @@ def train_rate(config: TrainConfig, out: str | Path | None = None, splits: Split
         return fit(task, config, out, splits, after_epoch, processes=processes)
 
 
-def save_run(run: Run, splits: Splits, out: Path) -> None:
+def save_run(run: Run[RateModel], splits: Splits, out: Path) -> None:
     """Write the model, with its card, and `history.json`: config, hashes of the data, sessions, a dict per epoch."""
     record = dict(
         config=asdict(run.config),
@@ -186,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     out = options.pop("out")
 
-    def summary(run: Run) -> str:
+    def summary(run: Run[RateModel]) -> str:
         last = run.history[-1]
         return f"{out}: " + ", ".join(f"{last[f'psnr_{q}']:.2f} dB at {last[f'bpp_{q}']:.3f} bpp" for q in SCORED)
 

@@ -7,6 +7,7 @@ weights of its shape in one call: n of them are one tensor, of shape [n, o, i, *
 
 import math
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class SOAP(torch.optim.Optimizer):
         self, params, lr: float = 3e-3, betas: tuple[float, float] = (0.95, 0.95), shampoo_beta: float | None = None,
         eps: float = 1e-8, weight_decay: float = 0.01, precondition_frequency: int = 10, max_precondition_dim: int = 10000,
     ):
-        self._bundles = {}                                  # group: (ids of the weights with gradients, their bundles)
+        self._bundles: dict[int, tuple[tuple[int, ...], list[Bundle]]] = {}     # group: (ids of weights, bundles)
         super().__init__(params, dict(
             lr=lr, betas=betas, shampoo_beta=shampoo_beta, eps=eps, weight_decay=weight_decay,
             precondition_frequency=precondition_frequency, max_precondition_dim=max_precondition_dim,
@@ -82,11 +83,12 @@ class SOAP(torch.optim.Optimizer):
             bundle.gather()                                 # raises before any weight has moved
         due = []
         for group, bundle in work:
-            beta = group["betas"][1] if group["shampoo_beta"] is None else group["shampoo_beta"]
+            beta1, beta2 = group["betas"]
+            beta = beta2 if group["shampoo_beta"] is None else group["shampoo_beta"]
             for stack in bundle.stacks:
                 stack.turned.copy_(project(stack.gradient, stack.Q, stack.GG, beta))
             if bundle.step > 0:                             # the first gradient makes the bases, and moves nothing
-                bundle.adam(group["lr"], *group["betas"], group["eps"], group["weight_decay"])
+                bundle.adam(group["lr"], beta1, beta2, group["eps"], group["weight_decay"])
             if bundle.step % group["precondition_frequency"] == 0:
                 due.append(bundle)
             bundle.step += 1
@@ -106,7 +108,7 @@ class SOAP(torch.optim.Optimizer):
             for p in params:
                 if p not in self.state:
                     self.state[p] = new_state(p, group["max_precondition_dim"])
-            kinds = {}
+            kinds: dict[tuple, list[Tensor]] = {}
             for p in params:
                 kinds.setdefault((p.device, p.dtype, int(self.state[p]["step"])), []).append(p)
             self._bundles[k] = ids, [Bundle(same, self.state) for same in kinds.values()]
@@ -168,7 +170,7 @@ def check(group: dict) -> None:
 
 def new_state(p: Tensor, max_dim: int) -> dict[str, Tensor]:
     """The state of a weight before its first gradient. A Q that is the identity says that its factor was always 0."""
-    form = dict(device=p.device, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32)
+    form: dict[str, Any] = dict(device=p.device, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32)
     turned = (*p.shape[2:], *p.shape[:2])                   # as `project` leaves it
     state = dict(step=torch.tensor(0), exp_avg=torch.zeros(turned, **form), exp_avg_sq=torch.zeros(turned, **form))
     for k, d in enumerate(p.shape):
@@ -213,7 +215,7 @@ class Bundle:
 
     def gather(self) -> None:
         """Copy the gradients in, and see that their squares have a finite sum."""
-        torch._foreach_copy_(self.gradients, [p.grad for p in self.params])
+        torch._foreach_copy_(self.gradients, [p.grad for p in self.params if p.grad is not None])
         energy = self.gradient @ self.gradient
         if not self.looks:
             self.broken |= ~energy.isfinite()
@@ -253,18 +255,16 @@ class Stack:
         for k, state in enumerate(states):                  # the state of a weight is views of what is worked on
             state.update({name: tensor[k] for name, tensor in whole.items()})
 
-    def turn(self, new: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    def turn(self, new: list[tuple[Tensor, Tensor, Tensor] | None]) -> None:
         """Take bases over, with the turn from the old one to each and the order of its columns: the moments follow."""
-        turns = [turn for _, turn, _ in new]
+        turns = [one and one[1] for one in new]
         self.exp_avg.copy_(project(self.exp_avg.movedim((-2, -1), (1, 2)), turns))
         place = torch.arange(len(self.exp_avg), device=self.exp_avg.device)     # of each number, in the flat tensor
         for k in (*range(2, len(new)), 0, 1):
             n, width = len(place), self.gradient.shape[k + 1]
-            basis, _, order = new[k]
-            if basis is None:
-                order = torch.arange(width, device=place.device).expand(n, width)
-            else:
-                self.Q[k].copy_(basis)
+            basis, _, order = new[k] or (None, None, torch.arange(width, device=place.device).expand(n, width))
+            if basis is not None and (q := self.Q[k]) is not None:
+                q.copy_(basis)
             place = place.unsqueeze(-1) * width + order.reshape(n, *[1] * (place.ndim - 1), width)
         self.exp_avg_sq.copy_(self.exp_avg_sq.flatten()[place])
 
@@ -288,15 +288,15 @@ def project(x: Tensor, Q: list[Tensor | None], GG: list[Tensor | None] | None = 
     n, o, i, *kernel = x.shape
     for k, width in enumerate((o, i)):                      # [n, o, i·kernel] → [n, i, kernel·o] → [n, kernel·o, i]
         x = x.reshape(n, width, -1)
-        if GG and GG[k] is not None:
-            GG[k].baddbmm_(x, x.mT, beta=beta, alpha=1 - beta)
-        x = x.mT if Q[k] is None else torch.bmm(x.mT, Q[k])
+        if GG and (factor := GG[k]) is not None:
+            factor.baddbmm_(x, x.mT, beta=beta, alpha=1 - beta)
+        x = x.mT if (q := Q[k]) is None else torch.bmm(x.mT, q)
     rows = 1
     for k, width in enumerate(kernel, 2):                   # [n, rows, width, columns]
         x = x.reshape(n, rows, width, -1)
-        if GG and GG[k] is not None:
-            GG[k].lerp_((x @ x.mT).sum(1), 1 - beta)
-        x = x if Q[k] is None else Q[k].mT.unsqueeze(1) @ x
+        if GG and (factor := GG[k]) is not None:
+            factor.lerp_((x @ x.mT).sum(1), 1 - beta)
+        x = x if (q := Q[k]) is None else q.mT.unsqueeze(1) @ x
         rows *= width
     return x.reshape(n, *kernel, o, i)
 
@@ -318,7 +318,8 @@ def restore(x: Tensor, Q: list[Tensor | None]) -> Tensor:
 
 def refresh(stacks: list[Stack], processes: World) -> None:
     """Turn the bases of all stacks after their factors, those of one size in one call, and the moments with them."""
-    sizes, new = {}, {}
+    sizes: dict[tuple, list[tuple[Stack, int]]] = {}
+    new: dict[tuple[Stack, int], tuple[Tensor, Tensor, Tensor]] = {}
     for stack in stacks:
         for k, q in enumerate(stack.Q):
             if q is not None:
@@ -326,12 +327,12 @@ def refresh(stacks: list[Stack], processes: World) -> None:
     for (_, _, device), same in sizes.items():
         home = "cpu" if device.type == "mps" else device    # MPS has no eigenvectors
         GG, Q = (torch.cat([getattr(stack, name)[k] for stack, k in same]).to(home) for name in ("GG", "Q"))
-        counts = [len(stack.Q[k]) for stack, k in same]
+        counts = [len(stack.gradient) for stack, _ in same]
         share = processes if Q.shape[-1] >= SHARED_FROM else ALONE
         new |= zip(same, zip(*(one.to(device).split(counts) for one in share.spread(power_iteration, GG, Q))))
     for stack in stacks:
         if any(q is not None for q in stack.Q):
-            stack.turn([new.get((stack, k), (None, None, None)) for k in range(len(stack.Q))])
+            stack.turn([new.get((stack, k)) for k in range(len(stack.Q))])
 
 
 def power_iteration(GG: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:

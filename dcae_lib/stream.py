@@ -54,14 +54,17 @@ class Files:
     """Where each image lies: a file, the byte at which it begins, its length. Arrays, so that millions are little."""
 
     def __init__(self, source: str | Path | Sequence[str | Path]):
-        several = not isinstance(source, (str, Path))
-        shards = [Path(path) for path in source] if several else [Path(source)]
-        self.name = f"{len(shards)} shards" if several else shards[0].name
-        self.root = None
-        if not several and shards[0].is_dir():
-            self.root = shards[0]
-            shards = sorted(self.root.glob("*.tar"))
-        self.paths, self.path, self.start, self.length = _in_shards(shards, self.root) if shards else _in_folder(self.root)
+        self.root: Path | None = None
+        if isinstance(source, (str, Path)):
+            self.name, shards = Path(source).name, [Path(source)]
+            if shards[0].is_dir():
+                self.root = shards[0]
+                shards = sorted(self.root.glob("*.tar"))
+        else:
+            shards = [Path(path) for path in source]
+            self.name = f"{len(shards)} shards"
+        found = _in_folder(self.root) if self.root and not shards else _in_shards(shards, self.root)
+        self.paths, self.path, self.start, self.length = found
 
     def __len__(self) -> int:
         return len(self.path)
@@ -181,8 +184,8 @@ def _square(image: Image.Image, left: int, top: int, side: int) -> Tensor:
 def _in_folder(folder: Path) -> tuple[np.ndarray, ...]:
     """Every image in a folder and those within it, by name: names, and for each its place among them, 0 and its length."""
     found = []
-    for place, _, names in os.walk(folder):
-        for name in names:
+    for place, _, files in os.walk(folder):
+        for name in files:
             if Path(name).suffix.lower() in IMG_EXTENSIONS:
                 path = os.path.join(place, name)
                 found.append((os.fsencode(os.path.relpath(path, folder)), os.path.getsize(path)))
@@ -200,11 +203,13 @@ def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, .
         try:
             with tarfile.open(shard, "r:") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members.clear()                     # it would keep them all
+                    tar.members.clear()                     # type: ignore[attr-defined]  # it would keep them all
                     # WebDataset: what follows the first dot says what a member is.
                     kind = "." + member.name.rpartition("/")[2].partition(".")[2].lower()
                     if member.isreg() and kind in IMG_EXTENSIONS:
-                        path.append(k), start.append(member.offset_data), length.append(member.size)
+                        path.append(k)
+                        start.append(member.offset_data)
+                        length.append(member.size)
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} cannot be read as a tar file that is not compressed ({error})") from error
     names = [os.fsencode(os.path.relpath(shard, root) if root else shard) for shard in shards]

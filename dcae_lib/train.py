@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from .cifar10 import DataError
 from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
 from .data import ImageSet, Splits, best_device, load_images, to_model, to_uint8
 from .distributed import ALONE, StoppedElsewhere, World, world
-from .model import DCAE
+from .model import DCAE, M
 from .process import interrupts, keep_memory
 from .provenance import provenance
 from .soap import SOAP
@@ -36,11 +36,11 @@ EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
 
 
 @dataclass
-class Run:
+class Run(Generic[M]):
     """What a training run left: the model, a dict per whole epoch, and where it was done."""
 
     config: TrainConfig
-    model: DCAE
+    model: M
     history: list[dict]
     sessions: list[dict]                    # where it was done, and by which code: one entry per start
     interrupted: bool = False               # stopped by Ctrl-C before the end
@@ -61,9 +61,9 @@ def train(
     config: TrainConfig,
     out: str | Path | None = None,
     splits: Splits | None = None,
-    after_epoch: Callable[[Run], None] | None = None,
+    after_epoch: Callable[[Run[DCAE]], None] | None = None,
     save_every: float = 60.0,
-) -> Run:
+) -> Run[DCAE]:
     """Train a DCAE with an L1 loss, pixels in [-1, 1], and evaluate it on the test images after every epoch.
 
     With `out`, the model, its card and `history.json` are written there at the end, and every `save_every` seconds a
@@ -80,7 +80,7 @@ def train(
     def build() -> DCAE:
         return DCAE(**config.model)
 
-    def l1(model: DCAE, x: Tensor) -> Tensor:
+    def l1(model: nn.Module, x: Tensor) -> Tensor:
         return F.l1_loss(model(x), x)
 
     task = Task("l1", build, l1, evaluate, save_run)
@@ -89,25 +89,25 @@ def train(
         return fit(task, config, out, splits, after_epoch, save_every, processes)
 
 
-class Task(NamedTuple):
+class Task(NamedTuple, Generic[M]):
     """What differs between trainings: the name of the loss, and four functions."""
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Callable[[], M]
     loss: Callable[[nn.Module, Tensor], Tensor]                         # of a batch in [-1, 1], on the device
-    score: Callable[[nn.Module, ImageSet], dict[str, float]]            # on the test images, after every epoch
-    save: Callable[[Run, Splits, Path], None]                           # what is written at the end
+    score: Callable[[M, ImageSet], dict[str, float]]                    # on the test images, after every epoch
+    save: Callable[[Run[M], Splits, Path], None]                        # what is written at the end
 
 
 def fit(
-    task: Task,
+    task: Task[M],
     config: TrainConfig,
     out: str | Path | None,
     splits: Splits,
-    after_epoch: Callable[[Run], None] | None = None,
+    after_epoch: Callable[[Run[M]], None] | None = None,
     save_every: float = 60.0,
     processes: World = ALONE,
-) -> Run:
+) -> Run[M]:
     """The loop of every training here; `train` says what it promises."""
     device = best_device(config.device)
     if device.type == "cpu":
@@ -122,8 +122,8 @@ def fit(
     steps_per_epoch = math.ceil(len(images) / config.batch_size)
     steps = config.epochs * steps_per_epoch
     rate = learning_rate(config, steps)
-    run = Run(config, average.module if average else model, [], [])
-    modules = {"model": model} | ({"average": average} if average else {})
+    run = Run(config, cast(M, average.module) if average else model, [], [])
+    modules: dict[str, nn.Module] = {"model": model} | ({"average": average} if average else {})
     state = TrainingState(Path(out) / "checkpoints" if out else None, run, modules, optimizer, order, splits, processes)
     state.restore()
     step = len(run.history) * steps_per_epoch + len(state.losses)
@@ -185,7 +185,7 @@ def fit(
     return run
 
 
-def score(task: Task, run: Run, test: ImageSet, processes: World) -> dict[str, float]:
+def score(task: Task[M], run: Run[M], test: ImageSet, processes: World) -> dict[str, float]:
     """The task's means over the test images, each process evaluating its part of them."""
     if processes.size == 1:
         return task.score(run.model, test)
@@ -218,7 +218,7 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int = 500) -> dict[
     return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)
 
 
-def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[[Run], None]:
+def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[[Run[DCAE]], None]:
     """An `after_epoch` that writes the first test images as the network gives them back into `<out>/epochs/<epoch>.png`.
 
     One row of pictures per file, the originals in `00.png`. Of all epochs, those in EPOCHS_SHOWN and the last.
@@ -231,7 +231,7 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
         Image.fromarray(row.numpy()).save(folder / f"{name}.png")
 
     @torch.no_grad()
-    def keep(run: Run) -> None:
+    def keep(run: Run[DCAE]) -> None:
         epoch = len(run.history)
         if epoch in (*EPOCHS_SHOWN, run.config.epochs):
             write("00", originals)
@@ -240,9 +240,9 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
     return keep
 
 
-def save_run(run: Run, splits: Splits, out: Path) -> None:
+def save_run(run: Run[DCAE], splits: Splits, out: Path) -> None:
     """Write the model, with its card, and `history.json`: config, hashes of the data, sessions, and a dict per epoch."""
-    record = dict(
+    record: dict[str, Any] = dict(
         config=asdict(run.config),
         parameters=sum(p.numel() for p in run.model.parameters()),
         data={images.name: images.sha256 for images in splits},
@@ -254,7 +254,7 @@ def save_run(run: Run, splits: Splits, out: Path) -> None:
     run.model.save_pretrained(out, beside, history_sha256=hashlib.sha256(history).hexdigest())
 
 
-def card(run: Run, parameters: int) -> str:
+def card(run: Run[DCAE], parameters: int) -> str:
     """The model card: what the weights are, how to load them, how good they are, what not to expect."""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
     return f"""# A deep convolutional autoencoder (DCAE), {parameters:,} parameters
@@ -300,7 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(parser.parse_args(arguments))
     out, preset = options.pop("out"), options.pop("preset")
 
-    def do() -> Run:
+    def do() -> Run[DCAE]:
         given = {name: tuple(value) if name == "crop" else value for name, value in options.items() if value is not None}
         config = TrainConfig.preset(preset, **given)
         with world(config.device) as processes:
@@ -310,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
     return status(do, lambda run: f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items()))
 
 
-def status(do: Callable[[], Run], summary: Callable[[Run], str]) -> int:
+def status(do: Callable[[], Run[M]], summary: Callable[[Run[M]], str]) -> int:
     """The exit status of a training as a command: 0 and a summary, 1 and what went wrong, or 130 if it was interrupted.
 
     Of several processes the first speaks for all, the others of what they alone met.

@@ -28,8 +28,7 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     history = (folder / "history.json").read_bytes()
     config = folder / "config.json"
     of_codec = config.is_file() and b'"context"' in config.read_bytes()
-    kind, score, tolerance = (RateModel, estimate, CODEC_TOLERANCE) if of_codec else (DCAE, evaluate, TOLERANCE)
-    model = kind.from_pretrained(folder).to(best_device(device))
+    model = (RateModel if of_codec else DCAE).from_pretrained(folder).to(best_device(device))
     with safe_open(folder / "model.safetensors", "pt") as file:
         written_with = (file.metadata() or {}).get("history_sha256")
     if written_with != hashlib.sha256(history).hexdigest():
@@ -44,7 +43,8 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     test = load_images(dataset).test
     if data.get(test.name) != test.sha256:
         raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {data.get(test.name)}")
-    found = score(model, test)
+    found = estimate(model, test) if isinstance(model, RateModel) else evaluate(model, test)
+    tolerance = CODEC_TOLERANCE if of_codec else TOLERANCE
     scores = {name: (recorded[name], value) for name, value in found.items()}
     if any(not abs(then - now) <= tolerance for then, now in scores.values()):
         raise ValueError(f"the weights in {folder} do not give what is recorded:\n{table(scores)}")

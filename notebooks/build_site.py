@@ -70,7 +70,7 @@ def write_page(page: Path, notebook: NotebookNode, source: str, links: str) -> P
 def caption_figures(notebook: NotebookNode) -> NotebookNode:
     """Give each figure its size and the caption after it, which is also what it shows to those who do not see it."""
     heading = ""
-    for cell, after in zip(notebook.cells, notebook.cells[1:] + [None]):
+    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None]):
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ (.+)$", cell.source, re.M) or [heading])[-1]
         for output in cell.get("outputs", []):

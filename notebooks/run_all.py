@@ -81,7 +81,7 @@ def write_index(out: Path, names: list[str], profile: str) -> Path:
     for name in names:
         notebook = nbformat.read(out / f"{name}.ipynb", 4)
         heading = ""
-        for cell, after in zip(notebook.cells, notebook.cells[1:] + [None]):
+        for cell, after in zip(notebook.cells, [*notebook.cells[1:], None]):
             if cell.cell_type == "markdown":
                 for mark, text in re.findall(r"^(#+) (.+)$", cell.source, re.M):
                     heading = text

@@ -101,7 +101,7 @@ def test_direct_down_undoes_direct_up(i, o):
     "fused, i, o", [(pool_up, 6, 3), (pool_up, 8, 3), (direct_up, 8, 0), (direct_down, 4, 3), (pool_down, 4, 3)]
 )
 def test_a_shortcut_refuses_widths_that_do_not_fit(fused, i, o):
-    with pytest.raises(ValueError, match="multiple|divisor"):
+    with pytest.raises(ValueError, match=r"multiple|divisor"):
         fused(torch.zeros(1, i, 4, 4), o)
 
 

@@ -42,7 +42,7 @@ def test_a_link_leads_to_the_sites_page_or_to_the_repository(folder, url, leads_
 
 
 def test_a_link_to_a_file_that_does_not_exist_stops_the_build():
-    with pytest.raises(LinkError, match="notebooks/10_magic.ipynb does not exist"):
+    with pytest.raises(LinkError, match=r"notebooks/10_magic.ipynb does not exist"):
         address("10_magic.ipynb", "notebooks")
 
 

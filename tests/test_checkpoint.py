@@ -525,7 +525,7 @@ def test_the_one_before_is_used_and_a_warning_names_the_newest_if_that_is(damage
     newest, _ = checkpoints(stopped / "checkpoints")
     damaged = DAMAGES[damage](newest.read_bytes())
     newest.write_bytes(damaged)
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="is damaged") as warned:
         run = train(SETTINGS, stopped, PICTURES)
     aside = newest.with_suffix(".damaged")
     (message,) = [str(one.message) for one in warned]
@@ -540,7 +540,7 @@ def test_the_training_begins_anew_with_two_warnings_if_both_are_damaged(here, st
     both = checkpoints(stopped / "checkpoints")
     for path in both:
         path.write_bytes(cut(path.read_bytes(), 1000))
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="is damaged") as warned:
         run = train(SETTINGS, stopped, PICTURES)
     assert [str(one.message).split()[2] for one in warned] == [path.name for path in both]
     assert [session["step"] for session in run.sessions] == [0]

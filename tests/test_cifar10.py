@@ -232,7 +232,7 @@ def test_load_images_gives_both_sets_with_labels_and_hashes(folder):
 ])
 def test_a_damaged_source_is_named_with_the_reason(folder, files, reason):
     put(folder, files)
-    message_of_failure(f"{folder / list(files)[0].split('/')[0]}: ", reason)
+    message_of_failure(f"{folder / next(iter(files)).split('/')[0]}: ", reason)
     assert CACHE not in names(folder)
 
 
@@ -335,7 +335,8 @@ def host(folder, monkeypatch):
             way, body = host.way[self.path[1:]], ARCHIVES[self.path[1:]]
             host.asked.append(self.path[1:])
             if way == "silent":
-                return host.over.wait(5)                    # far beyond 0.5 s, but a test should fail, not hang
+                host.over.wait(5)                           # far beyond 0.5 s, but a test should fail, not hang
+                return
             self.send_response(503 if way == "refusing" else 200)
             self.send_header("Content-Length", len(body))
             self.end_headers()

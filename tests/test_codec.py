@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_what_is_no_picture_is_refused(wrong, message, codec):
 
 @pytest.mark.parametrize("wrong", [[1, 2], "cat.png", None, np.uint8(3), np.array(["a"])], ids=str)
 def test_what_is_neither_a_tensor_nor_an_array_nor_a_pillow_image_is_refused_in_words(wrong, codec):
-    with pytest.raises((TypeError, ValueError), match="expected .*(tensor|uint8)"):
+    with pytest.raises((TypeError, ValueError), match=r"expected .*(tensor|uint8)"):
         codec.compress(wrong)
 
 
@@ -192,7 +193,7 @@ def test_a_higher_quality_takes_more_bytes_and_gives_a_better_picture(codec, ima
         each = codec.compress_each(images[:40], q)
         sizes.append(sum(map(len, each)))
         decibels.append(psnr(to_model(torch.stack(codec.decompress_each(each))), to_model(images[:40])).mean())
-    assert all(a < b for a, b in zip(sizes, sizes[1:])) and all(a < b for a, b in zip(decibels, decibels[1:]))
+    assert all(a < b for a, b in pairwise(sizes)) and all(a < b for a, b in pairwise(decibels))
 
 
 @torch.no_grad()
@@ -220,7 +221,7 @@ def test_progress_rises_to_exactly_one(codec, cat):
     for call in (lambda told: codec.compress(cat.repeat(1, 2, 2), 0, progress=told.append),
                  lambda told: codec.decompress(codec.compress(cat[:, :9, :9]), told.append)):
         call(told := [])
-        assert len(told) > 1 and told[-1] == 1 and all(0 < a < b for a, b in zip(told, told[1:]))
+        assert len(told) > 1 and told[-1] == 1 and all(0 < a < b for a, b in pairwise(told))
 
 
 @pytest.mark.parametrize("H, W", SHAPES)

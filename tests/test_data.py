@@ -164,7 +164,7 @@ def test_one_picture_is_read_from_a_path_or_an_open_file_if_it_has_no_more_pixel
     stripes("red", width=8, height=4).save(tmp_path / "a.png")
     for file in (tmp_path / "a.png", str(tmp_path / "a.png"), io.BytesIO((tmp_path / "a.png").read_bytes())):
         assert read_picture(file, "a", most_pixels=32).tobytes() == stripes("red", width=8, height=4).tobytes()
-        with pytest.raises(DataError, match="^a is 8×4; 0 megapixels at most"):
+        with pytest.raises(DataError, match=r"^a is 8×4; 0 megapixels at most"):
             read_picture(file, "a", most_pixels=31)
 
 

@@ -566,7 +566,7 @@ def test_a_photo_with_a_mistyped_tag_is_read_and_set_upright():
 
 
 def test_a_name_of_two_lines_makes_a_message_of_one():
-    with pytest.raises(DataError, match="^a b is not a picture"):
+    with pytest.raises(DataError, match=r"^a b is not a picture"):
         read_picture(io.BytesIO(b"text"), "a\nb")
 
 
@@ -631,7 +631,7 @@ def test_at_first_an_upload_shows_a_photo_of_the_course_or_yours(course, tmp_pat
     Image.new("RGB", (5, 3), (200, 100, 50)).save(tmp_path / "mine.png")
     explorer = explore.upload(course.model, tmp_path / "mine.png")
     assert (pixels(explorer.pictures["original"].value)[:, 1, 1] == torch.tensor([200, 100, 50])).all()
-    with pytest.raises(DataError, match="missing.png is not there"):
+    with pytest.raises(DataError, match=r"missing.png is not there"):
         explore.upload(course.model, Path("missing.png"))
     _ = course["upload"]
     rows, names = course.stills["upload"]

@@ -12,7 +12,7 @@ import torch
 from dcae_lib import Codec, load_images
 from dcae_lib.bitstream import MOST_PIXELS, CorruptStream, Header, pack, unpack
 
-TRIES = int(os.environ.get("DCAE_FUZZ", 2000))
+TRIES = int(os.environ.get("DCAE_FUZZ", "2000"))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_forged_stream_is_a_picture_of_the_size_that_it_says_or_corrupt(codec,
         except CorruptStream as error:
             assert str(error) == "the coded latents are none that the model could have written"
         else:
-            assert picture.shape == ((said.count,) if said.count else ()) + (3, H, W) and picture.dtype == torch.uint8
+            assert picture.shape == ((said.images,) if said.images else ()) + (3, H, W) and picture.dtype == torch.uint8
             pictures += 1
         assert time.process_time() - start < 5, data.hex()
     assert 0 < pictures < 150
@@ -123,7 +123,7 @@ def test_a_forged_header_of_any_bytes_is_never_more_than_the_format_allows(codec
             found, _ = unpack(forged(body, codec.identity), codec.identity)
         except CorruptStream:
             continue
-        assert 0 < found.height * found.width * max(found.count, 1) <= MOST_PIXELS and found.quality <= 100
+        assert 0 < found.height * found.width * max(found.images, 1) <= MOST_PIXELS and found.quality <= 100
 
 
 def forged(body, model):

@@ -23,7 +23,7 @@ def codec():
 @pytest.fixture(scope="module")
 def recorded():
     with safe_open(GOLDEN / "latents.safetensors", "pt") as file:
-        return file.metadata()["identity"], {name: file.get_tensor(name) for name in file.keys()}
+        return file.metadata()["identity"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def test_the_streams_are_those_of_the_shipped_weights(codec, recorded):

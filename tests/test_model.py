@@ -365,7 +365,7 @@ def test_a_model_in_channels_last_is_saved_like_any_other(folder, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere holds no config.json; save_pretrained"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere holds no config.json; save_pretrained"):
         DCAE.from_pretrained(tmp_path / "nowhere")
 
 
@@ -378,7 +378,7 @@ def test_a_file_that_is_not_there_is_named_with_its_folder(name, folder):
 
 
 def refused(folder):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="cannot be loaded") as caught:
         DCAE.from_pretrained(folder)
     assert f"the model in {folder} cannot be loaded: " in str(caught.value)
     return str(caught.value)

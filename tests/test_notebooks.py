@@ -28,8 +28,8 @@ def with_solutions(path: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cells.append(cell)
         if cell.cell_type == "markdown":
-            for code in re.findall(r"^```python solution\n(.*?)^```", cell.source, re.M | re.S):
-                cells.append(nbformat.v4.new_code_cell(code))
+            solutions = re.findall(r"^```python solution\n(.*?)^```", cell.source, re.M | re.S)
+            cells += [nbformat.v4.new_code_cell(code) for code in solutions]
     notebook.cells = cells
     return notebook
 

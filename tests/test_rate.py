@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -170,7 +171,7 @@ def test_the_shipped_weights_take_more_bits_for_better_pictures(sample):
     found = estimate(RateModel.from_pretrained(), replace(sample.test, images=sample.test.images[:50]))
     for name in ("bpp", "psnr"):
         values = [found[f"{name}_{q}"] for q in SCORED]
-        assert all(0 < a < b for a, b in zip(values, values[1:]))
+        assert all(0 < a < b for a, b in pairwise(values))
 
 
 # ---- to a folder and back

@@ -262,6 +262,11 @@ def test_what_cannot_be_streamed_is_said(make, message, tmp_path):
         stream_images(tmp_path / "source", 16)
 
 
+def test_a_list_of_no_shards_is_said():
+    with pytest.raises(DataError, match=r"^0 shards holds no image"):
+        stream_images([], 16)
+
+
 def test_a_shard_that_was_cut_is_named(shards, tmp_path):
     whole = (shards / "train-000.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])

@@ -1,6 +1,7 @@
 """A picture of any size in overlapping tiles: nothing is lost but what the network loses, and no seam shows."""
 
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_progress_rises_row_by_row_to_exactly_one(H):
     told = []
     reconstruct(Stub(), noise(H, 40), after_row=told.append)
     assert len(told) == -(-(H + 8) // 24) and told[-1] == 1
-    assert all(0 < a < b for a, b in zip(told, told[1:]))
+    assert all(0 < a < b for a, b in pairwise(told))
 
 
 @torch.no_grad()

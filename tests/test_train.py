@@ -415,7 +415,7 @@ def test_a_gradient_that_breaks_under_a_finite_loss_is_named_too(sample, monkeyp
             return slope * math.inf
 
     monkeypatch.setattr(DCAE, "forward", lambda self, x: self.decode(Breaks.apply(self.encode(x))))
-    with pytest.raises(NonFiniteLoss, match="the loss is finite, but a gradient held a NaN or an infinity.*; lower the"):
+    with pytest.raises(NonFiniteLoss, match=r"the loss is finite, but a gradient held a NaN or an infinity.*; lower the"):
         train(config(batch_size=2), splits=few(sample, 16, side=16))
 
 

@@ -5,6 +5,7 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from types import SimpleNamespace
 
 import nbformat
@@ -13,7 +14,7 @@ from lab import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 
-from build_site import NOTEBOOKS, build  # noqa: E402
+from build_site import NOTEBOOKS, build
 
 PHONE = {"width": 375, "height": 667}
 SHOWN = """() => ({
@@ -123,7 +124,7 @@ def test_one_can_walk_from_the_index_through_all_pages_and_back(visits, site):
         return {link.removeprefix(f"{site[1]}/").partition("#")[0] for link in visits[name].links}
 
     names = list(visits)
-    for name, after in zip(names, names[1:]):
+    for name, after in pairwise(names):
         assert after in linked(name) and {name, "index.html"} <= linked(after), f"{name}, {after}"
 
 

@@ -33,7 +33,7 @@ def latents(codec: Codec, data: bytes) -> Tensor:
     """What `codec.decompress` makes pixels of."""
     header, payload = unpack(data, codec.identity)
     h, w = (-(-side // codec.factor) for side in header[:2])
-    inside = cut(torch.ones(max(header.count, 1), 1, h, w), codec.grid, "constant")[:, 0].bool()
+    inside = cut(torch.ones(max(header.images, 1), 1, h, w), codec.grid, "constant")[:, 0].bool()
     return decode([payload], inside, [len(inside)], codec.context(header.quality)).short()
 
 
