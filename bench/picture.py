@@ -41,7 +41,7 @@ def main() -> None:
         )
     fig.savefig(OUT)
     OUT.with_suffix(".json").write_text(json.dumps(dict(budget=BUDGET, images=len(found), psnr=psnr), indent=1) + "\n")
-    print({name: values for name, values in psnr.items()})
+    print(psnr)
 
 
 if __name__ == "__main__":

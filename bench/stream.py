@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +43,16 @@ def write(place: Path, count: int) -> None:
     """The same pictures as a folder of files and as shards of 5,000."""
     (place / "files").mkdir(parents=True)
     (place / "shards").mkdir()
-    tar = None
-    for i, (name, data) in enumerate(jpegs(count)):
-        folder = place / "files" / f"{i // 1000:03d}"
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_bytes(data)
-        if i % SHARD == 0:
-            if tar:
-                tar.close()
-            tar = tarfile.open(place / "shards" / f"{i // SHARD:03d}.tar", "w")
-        member = tarfile.TarInfo(name)
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
-    tar.close()
+    files = jpegs(count)
+    for shard in range(-(-count // SHARD)):
+        with tarfile.open(place / "shards" / f"{shard:03d}.tar", "w") as tar:
+            for name, data in islice(files, SHARD):
+                folder = place / "files" / name[:3]
+                folder.mkdir(exist_ok=True)
+                (folder / name).write_bytes(data)
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
 
 
 def memory() -> float:

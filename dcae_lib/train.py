@@ -200,12 +200,14 @@ def images_of(config: TrainConfig) -> Splits:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet, batch_size: int = 500) -> dict[str, float]:
+def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) -> dict[str, float]:
     """Means over images of {"l1", "l1_01", "psnr", "ssim"}: reconstruct every image and compare.
 
     l1: on [-1, 1], output as it is; l1_01: half of that, the same on [0, 1]; psnr (dB) and ssim: on output clamped
-    to [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and restores its mode.
+    to [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and restores its mode; as many at a
+    time as have the pixels of 500 of 32×32, or `batch_size`.
     """
+    batch_size = batch_size or max(1, 500 * 32 * 32 // images.images[0, 0].numel())
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     scores = []

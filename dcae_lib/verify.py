@@ -9,11 +9,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from .cifar10 import DataError
-from .data import best_device, load_images
+from .config import TrainConfig
+from .data import best_device
 from .model import DCAE
 from .rate import SCORED, RateModel, estimate
 from .resources import resource
-from .train import evaluate
+from .train import evaluate, images_of
 
 TOLERANCE = 1e-4            # in each metric's own unit: what another processor may round otherwise
 CODEC_TOLERANCE = 2e-3      # a latent near a half may be rounded to the other side
@@ -35,12 +36,13 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
         raise ValueError(f"the weights in {folder} were not saved with the history.json that lies beside them")
     try:
         record = json.loads(history)
-        dataset, data, recorded = record["config"]["dataset"], dict(record["data"]), record["history"][-1]
+        trained = TrainConfig(record["config"]["dataset"], tuple(record["config"].get("crop", ())))
+        data, recorded = dict(record["data"]), record["history"][-1]
         names = [f"{name}_{q}" for q in SCORED for name in ("bpp", "psnr")] if of_codec else ("l1", "l1_01", "psnr", "ssim")
         recorded = {name: float(recorded[name]) for name in names}
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'history.json'} is not the record of a training: {error!r}") from error
-    test = load_images(dataset).test
+    test = images_of(trained).test
     if data.get(test.name) != test.sha256:
         raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {data.get(test.name)}")
     found = estimate(model, test) if isinstance(model, RateModel) else evaluate(model, test)

@@ -17,6 +17,7 @@ from dcae_lib.checkpoint import TrainingState
 from dcae_lib.cifar10 import DataError
 from dcae_lib.stream import MOST_TESTS, Files, centre, random_crop, stream_images
 from dcae_lib.train import main
+from dcae_lib.verify import verify
 
 
 def picture(i, size=(40, 50)):
@@ -207,11 +208,14 @@ def test_a_training_that_was_stopped_ends_with_the_weights_of_one_that_was_not(c
 
 @pytest.mark.parametrize("crop", ["96", "256"])
 def test_the_command_trains_a_net_with_a_second_down_block_on_larger_crops(crop, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for i in range(4):
-        picture(i, (300, 280)).save(tmp_path / f"{i}.jpg")
-    options = ["--dataset", str(tmp_path), "--crop", crop, "--epochs", "1", "--batch-size", "2", "--out", str(tmp_path / "out")]
+        picture(i, (300, 280)).save(photos / f"{i}.jpg")
+    options = ["--dataset", str(photos), "--crop", crop, "--epochs", "1", "--batch-size", "2", "--out", str(tmp_path / "out")]
     assert main([*options, "--model", '{"channels": [16, 32, 64], "groups": 1}']) == 0
     assert "psnr" in capsys.readouterr().out
+    assert set(verify(tmp_path / "out")) == {"l1", "l1_01", "psnr", "ssim"}    # which finds the same test images again
     assert '"crop": [' in (tmp_path / "out" / "history.json").read_text().replace("\n", "").replace("  ", "")
 
 
