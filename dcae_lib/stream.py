@@ -7,6 +7,7 @@ import tarfile
 import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -118,15 +119,19 @@ class ImageStream:
         order = self._order(generator).split(batch_size)
         sides = torch.randint(len(self.crops), (len(order),), generator=generator).tolist()
         seed = int(torch.randint(2**62, (), generator=generator))
-        plan = [(part(index) if part else index, self.crops[side], seed) for index, side in zip(order, sides)][skip:]
+        # Lists to the workers and arrays back: tensors would go through shared memory, of which a container has little.
+        plan = (((part(index) if part else index).tolist(), self.crops[side], seed)
+                for index, side in islice(zip(order, sides), skip, None))
         generator = torch.Generator()                       # of the loader's own: that of torch is the model's
-        loader = DataLoader(Crops(self), sampler=plan, batch_size=None, num_workers=self.workers, generator=generator)
+        loader: DataLoader = DataLoader(
+            Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, num_workers=self.workers, generator=generator,
+        )
         for pictures, notes in loader:
             for note in notes:
                 warnings.warn(note, stacklevel=2)
             if pictures is None:
                 raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
-            yield to_model(pictures.to(self.device))
+            yield to_model(torch.from_numpy(pictures).to(self.device))
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """A permutation of the images, in which those of a few shards at a time are mixed."""
@@ -141,12 +146,12 @@ class Crops(Dataset):
     """What a worker does: (numbers of images, side, seed) → uint8 [B, 3, side, side], and notes on what was broken."""
 
     def __init__(self, stream: ImageStream):
-        self.files, self.chosen = stream.files, stream.chosen
+        self.files, self.chosen = stream.files, stream.chosen.numpy()
 
-    def __getitem__(self, key: tuple[Tensor, int, int]) -> tuple[Tensor | None, list[str]]:
+    def __getitem__(self, key: tuple[list[int], int, int]) -> tuple[np.ndarray | None, list[str]]:
         index, side, seed = key
         pictures, notes = [], []
-        for i in index.tolist():
+        for i in index:
             for k in range(PATIENCE):                       # one broken image in a million does not end a training
                 try:
                     image = self.files.read(int(self.chosen[(i + k) % len(self.chosen)]))
@@ -155,8 +160,8 @@ class Crops(Dataset):
                     notes.append(f"{error}; the next one is taken in its place")
             else:
                 return None, notes
-            pictures.append(random_crop(image, side, np.random.default_rng((seed, i))))
-        return torch.stack(pictures), notes
+            pictures.append(random_crop(image, side, np.random.default_rng((seed, i))).numpy())
+        return np.stack(pictures), notes
 
 
 def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Tensor:
