@@ -21,6 +21,7 @@ from torch import Tensor
 from dcae_lib import DCAE, SOAP, TrainConfig, load_images, to_model
 from dcae_lib.config import learning_rate
 from dcae_lib.distributed import ALONE, World, world
+from dcae_lib.process import keep_memory
 from dcae_lib.provenance import hardware
 from dcae_lib.soap import SHARED_FROM, power_iteration
 
@@ -31,7 +32,7 @@ WAYS = {
     "float32": (torch.float32, 1e-8), "float32, eps 1e-6": (torch.float32, 1e-6),
     "float64": (torch.float64, 1e-8), "float64, eps 1e-6": (torch.float64, 1e-6),
 }
-BATCHES = (32, 128, 512)
+BATCHES = (32, 128, 256)                                   # beyond, activations are larger than what glibc keeps
 ROUNDS = 7
 
 
@@ -115,6 +116,7 @@ def refresh_of(k: int, count: int, processes: World) -> dict[str, float]:
 
 def worker(place: Path) -> None:
     torch.set_num_threads(1)
+    keep_memory()                                           # as a training does
     with world() as processes:
         for name, (dtype, eps) in WAYS.items():
             weights = after_steps(processes, dtype, eps)

@@ -146,6 +146,9 @@ def test_an_empty_place_installs_the_package_from_a_repository_and_keeps_torch(t
     bootstrap = nbformat.read(NOTEBOOKS[0], 4).cells[1].source
     use = (
         "\nimport dcae_lib, torch; splits = dcae_lib.load_images(); model = dcae_lib.DCAE.from_pretrained()"
+        "\nfrom dcae_lib.lesson import measured, recorded_run; measured('sizes'), recorded_run()"
+        "\ncodec, image = dcae_lib.Codec.from_pretrained(), splits.test.images[0]"
+        "\nassert codec.decompress(codec.compress(image)).shape == image.shape"
         "\nprint(dcae_lib.__file__, torch.__file__, len(splits.train), sum(p.numel() for p in model.parameters()))"
     )
     done = subprocess.run([python, "-c", bootstrap + use], cwd=place, env=environment, capture_output=True, text=True)
