@@ -49,6 +49,8 @@ def cost(command: list[str]) -> dict[str, float]:
 
 def main() -> None:
     costs = {"processors": os.cpu_count(), **{name: cost(command) for name, command in LAYERS.items()}}
+    files = (path for path in Path(sys.prefix).rglob("*") if path.is_file() and not path.is_symlink())
+    costs["environment_gib"] = round(sum(path.stat().st_size for path in files) / 2**30, 1)
     costs["notebooks"] = json.loads((ROOT / "results" / "quick" / "seconds.json").read_text())
     (ROOT / "results" / "bench" / "costs.json").write_text(json.dumps(costs, indent=1) + "\n")
     print(json.dumps(costs, indent=1))

@@ -55,7 +55,7 @@ def reading(number: str) -> tuple[str, str, int, int]:
     text = {kind: "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == kind) for kind in ("markdown", "code")}
     prose = re.sub(r"<details>.*?</details>", "", text["markdown"], flags=re.S)
     minutes = len(prose.split()) / WORDS + text["code"].count("\n") / LINES
-    exercises = len(re.findall(r"^\*\*\d\. ", text["markdown"].partition("## Check yourself")[2], re.M))
+    exercises = len(re.findall(r"^\*\*\d\.", text["markdown"].partition("## Check yourself")[2], re.M))
     return re.match(r"# \d\d · (.+)", text["markdown"])[1], path.name, 5 * round(minutes / 5), exercises
 
 
@@ -286,7 +286,8 @@ def costs() -> str:
     lines = ["| | minutes | peak memory |", "|---|---|---|"]
     for key, name in names.items():
         lines.append(f"| {name} | {cost[key]['seconds'] / 60:.1f} | {cost[key]['peak_gib']:.1f} GiB |")
-    return "\n".join([*lines, "", f"Measured on {cost['processors']} processor cores, after installation."])
+    disk = f" The environment takes {cost['environment_gib']:.1f} GiB of disk." if "environment_gib" in cost else ""
+    return "\n".join([*lines, "", f"Measured on {cost['processors']} processor cores, after installation.{disk}"])
 
 
 def written(text: str) -> str:
