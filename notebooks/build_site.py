@@ -34,8 +34,8 @@ def build(out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     for name in ("style.css", "math.woff2", "OFL.txt"):
         shutil.copy(HERE / "site" / name, out)
-    readme = nbformat.v4.new_markdown_cell((ROOT / "README.md").read_text(encoding="utf-8"))
-    index = nbformat.v4.new_notebook(cells=[readme])
+    readme = re.sub(r"^\[!\[.*\n", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)     # badges are elsewhere
+    index = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(readme)])
     pages = [write_page(out / "index.html", index, "README.md", f"[Start →](notebooks/{NOTEBOOKS[0].name})")]
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, 4)

@@ -108,8 +108,8 @@ def scale() -> str:
     return "\n".join([
         *lines, "",
         f"One thread for each process, gloo on one machine ({record['hardware']}). After {record['after_steps']} steps all processes hold the "
-        f"same bits; their weights part from those of one process by {max(drift['float32'].values()):.0e} in float32, whose rounding SOAP carries on, "
-        f"by {max(drift['float64'].values()):.0e} in float64, and by {max(drift['float64, eps 1e-6'].values()):.0e} with an eps that keeps "
+        f"same bits; their weights part from those of one process by {max(drift['float32'].values()):.1g} in float32, whose rounding SOAP carries on, "
+        f"by {max(drift['float64'].values()):.1g} in float64, and by {max(drift['float64, eps 1e-6'].values()):.1g} with an eps that keeps "
         f"rounding from being steps.",
         "",
         f"Streaming {many['files']['count']:,} files takes {many['files']['megabytes']:.0f} MB of memory, {few['files']['count']:,} take "

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,12 +20,15 @@ import make_photos  # noqa: E402
 import photos  # noqa: E402
 import runs  # noqa: E402
 import shortcuts  # noqa: E402
+import sizes  # noqa: E402
 import soap  # noqa: E402
+import stream as bench_stream  # noqa: E402
 import sweep  # noqa: E402
 import train as bench_train  # noqa: E402
 
 from dcae_lib import DCAE, blocks  # noqa: E402
 from dcae_lib.cifar10 import SHA256  # noqa: E402
+from dcae_lib.soap import SHARED_FROM  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +179,45 @@ def test_the_photographs_are_those_of_the_list():
     for name, (_, sha256) in make_photos.PHOTOS.items():
         with Image.open(ROOT / "data" / "photos" / f"{name}.webp") as image:
             assert hashlib.sha256(np.asarray(image).tobytes()).hexdigest() == sha256
+
+
+def recorded(name):
+    return json.loads((ROOT / "results" / "bench" / f"{name}.json").read_text())
+
+
+def test_the_recorded_sizes_of_the_shipped_weights_are_found_again():
+    models = recorded("sizes")["models"]
+    for name, found in sizes.measure(DCAE.from_pretrained()).items():
+        assert found == pytest.approx(models["the course's weights"]["psnr"][name], abs=0.01)
+
+
+def test_training_on_several_sizes_takes_the_slope_away():
+    """From 32×32 pieces to one piece, with one channel per group, on every photo."""
+    models = recorded("sizes")["models"]
+    for name in sizes.REGIONS:
+        one, several = (models[f"crops of {crops}, one channel per group"]["psnr"][name] for crops in sizes.CROPS)
+        assert one["whole"] - one["32"] < -4 and several["whole"] - several["32"] > -0.5
+
+
+def test_two_processes_are_faster_where_batches_are_large_and_what_is_shared_pays():
+    record = recorded("distributed")
+    assert record["steps"][-1]["seconds"]["alone"] > 1.5 * record["steps"][-1]["seconds"]["together"]
+    assert max(record["drift"]["float64, eps 1e-6"].values()) < 1e-6
+    assert record["shared_from"] == SHARED_FROM
+    for row in record["refresh"]:
+        assert (row["seconds"]["shared"] < row["seconds"]["each"]) == (row["k"] >= SHARED_FROM)
+
+
+def test_a_hundred_thousand_files_take_hardly_more_memory_than_ten_thousand():
+    rows = {(row["kind"], row["count"]): row["megabytes"] for row in recorded("stream")["rows"] if row["workers"] == 1}
+    for kind in ("files", "shards"):
+        assert rows[kind, 100_000] < rows[kind, 10_000] + 30
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what processes share is counted on Linux only")
+def test_memory_does_not_grow_while_images_are_streamed(tmp_path):
+    """Batches of 3 MB: kept, 60 of them would be 180."""
+    bench_stream.write(tmp_path, 4500)
+    read = [sys.executable, bench_stream.__file__, "--read", str(tmp_path / "files"), "1"]
+    found = json.loads(subprocess.run(read, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()[-1])
+    assert found["images"] == 4050 and found["megabytes"] < 130
