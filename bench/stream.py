@@ -77,7 +77,7 @@ def read(place: str, workers: int) -> None:
     seconds = time.perf_counter() - start
     print(json.dumps(dict(
         images=images, seconds_to_find=found, images_per_second=images / seconds,
-        megabytes=max(held), megabytes_in_the_first_100_batches=max(held[:5]),
+        mebibytes=max(held), mebibytes_in_the_first_100_batches=max(held[:5]),
     )))
 
 

@@ -89,7 +89,8 @@ class TrainingState:
         self.seconds = 0.0                                  # that these took
         self.order_at_start = order.get_state()             # of this epoch: the order of its images follows from it
         self.saved = time.monotonic()
-        identities = processes.gather(self.identity)
+        # Whether there is a folder is asked too: a process without one would not come to where the others meet.
+        identities = processes.gather(self.identity | {"out": "given" if folder else "not given"})
         processes.first_does(lambda: _check_alike(identities))
         if folder:                                          # one that cannot be made shows before the training
             processes.first_does(lambda: folder.parent.mkdir(parents=True, exist_ok=True))

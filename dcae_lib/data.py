@@ -120,6 +120,11 @@ def batches(
         yield to_model(images[part(index) if part else index])
 
 
+def at_a_time(images: ImageSet) -> int:
+    """How many images to evaluate at once: as many as have the pixels of 500 of 32×32."""
+    return max(1, 500 * 32 * 32 // images.images[0, 0].numel())
+
+
 def best_device(name: str | None = None) -> torch.device:
     """The named device; without a name CUDA, else Apple's MPS, else the CPU. ValueError if it is not there."""
     if name is None:

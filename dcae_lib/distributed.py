@@ -17,7 +17,11 @@ PATIENCE = timedelta(hours=1)                               # one process may fe
 
 
 class StoppedElsewhere(RuntimeError):
-    """Process 0 stopped, and says why; this process stops with it."""
+    """Another process stopped, and says why; this process stops with it."""
+
+
+class ProcessesDiffer(RuntimeError):
+    """The processes do not hold the same weights; all of them say so."""
 
 
 class World(NamedTuple):
@@ -45,15 +49,39 @@ class World(NamedTuple):
         return found[0]
 
     def machine_first(self, do: Callable[[], T]) -> T:
-        """`do` in every process, in one of each machine before the others: what it fetches is then there for them."""
+        """`do` in every process, in one of each machine before the others: what it fetches is then there for them.
+
+        What it raises in one process stops all of them.
+        """
         if self.size == 1:
             return do()
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            dist.barrier()
-            return do()
-        done = do()
-        dist.barrier()
-        return done
+        done: list[T] = []
+        error = None
+        for turn in (True, False):
+            if turn == (os.environ.get("LOCAL_RANK", "0") == "0"):
+                try:
+                    done.append(do())
+                except Exception as caught:
+                    error = caught
+            failed = [rank for rank, failed in enumerate(self.gather(error is not None)) if failed]
+            if failed:
+                if error and failed[0] == self.rank:        # the first of them says it for all
+                    raise error
+                raise StoppedElsewhere(f"process {failed[0]} stopped, and says why")
+        return done[0]
+
+    def own_device(self, name: str | None) -> torch.device:
+        """The device of this process, one of several: a GPU of its own, or the CPU. ValueError for another."""
+        if name is None:
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu":
+            return torch.device("cpu")
+        place = int(os.environ.get("LOCAL_RANK", "0"))
+        if name != "cuda":
+            raise ValueError(f'several processes train on "cuda", one GPU each, or on the "cpu", not on {name!r}')
+        if place >= torch.cuda.device_count():
+            raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs; start as many processes on it, not more")
+        return torch.device("cuda", place)
 
     def gather(self, value: T) -> list[T]:
         """What each process holds, in all of them."""
@@ -81,7 +109,7 @@ class World(NamedTuple):
         results = []
         for own in compute(*(tensor[place] for tensor in tensors)):
             whole = own.new_empty(part * self.size, *own.shape[1:])
-            dist.all_gather_into_tensor(whole, own.contiguous())
+            dist.all_gather(list(whole.chunk(self.size)), own.contiguous())
             results.append(whole[:N])
         return tuple(results)
 
@@ -109,17 +137,24 @@ class World(NamedTuple):
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def check_same_bits(self, model: nn.Module) -> None:
-        """Raise RuntimeError if the processes do not hold the same weights, to the last bit."""
+        """Raise ProcessesDiffer if the processes do not hold the same weights, to the last bit."""
         if self.size == 1:
             return
-        data = b"".join(p.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for p in model.parameters())
-        sums = self.gather(hashlib.sha256(data).hexdigest())
+        sums = self.gather(fingerprint(model))
         others = [rank for rank, found in enumerate(sums) if found != sums[0]]
         if others:
-            raise RuntimeError(
+            raise ProcessesDiffer(
                 f"the weights in processes {others} are no longer those in process 0: their machines compute differently. "
-                "Train on machines of one kind, with one version of torch; the last checkpoint is whole"
+                "Train on machines of one kind, with one version of torch"
             )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of all weights and buffers, bit by bit."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 ALONE = World()
@@ -138,7 +173,7 @@ def world(device: str | None = None) -> Iterator[World]:
         yield ALONE
         return
     on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
-    if on_gpu:
+    if on_gpu and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():        # else `own_device` says what is wrong
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .data import ImageSet, Splits, to_model, to_uint8
+from .data import ImageSet, Splits, at_a_time, to_model, to_uint8
 from .distributed import world
 from .entropy import QUALITIES, ContextModel, between_anchors, bits
 from .metrics import psnr
@@ -96,14 +96,14 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def estimate(model: RateModel, images: ImageSet, batch_size: int = 500) -> dict[str, float]:
+def estimate(model: RateModel, images: ImageSet, batch_size: int | None = None) -> dict[str, float]:
     """Means over images at six qualities: {"bpp_<q>": bits per pixel by the context model, "psnr_<q>": dB, of bytes}."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     found: dict[str, float] = {}
     for q in SCORED:
         rates, distances = [], []
-        for part in images.images.split(batch_size):
+        for part in images.images.split(batch_size or at_a_time(images)):
             x = to_model(part.to(device))
             y, cost = model(x, torch.full((len(x),), float(q), device=device))
             rates.append(cost.sum((1, 2, 3)) / x[0, 0].numel())

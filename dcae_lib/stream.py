@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import signal
 import tarfile
 import warnings
 from array import array
@@ -34,7 +35,7 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
     An image with a shorter side is scaled up to it. A tenth of the images, 500 at most, is the test set, in memory:
     the centre of each, at the largest side. workers: processes that read; 0: this one does.
 
-    Memory holds about 30 bytes for each image and the length of its name, whatever the pictures' size. The sums
+    Memory holds about 30 bytes for each image and the length of the longest name, whatever the pictures' size. The sums
     (`sha256`) are of names and lengths, not of pixels. Raises DataError if there is nothing to read.
     """
     crops = (crop,) if isinstance(crop, int) else tuple(crop)
@@ -125,6 +126,7 @@ class ImageStream:
         generator = torch.Generator()                       # of the loader's own: that of torch is the model's
         loader: DataLoader = DataLoader(
             Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, num_workers=self.workers, generator=generator,
+            worker_init_fn=_ignore_interrupts,
         )
         for pictures, notes in loader:
             for note in notes:
@@ -162,6 +164,11 @@ class Crops(Dataset):
                 return None, notes
             pictures.append(random_crop(image, side, np.random.default_rng((seed, i))).numpy())
         return np.stack(pictures), notes
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C goes to workers as well; this process still needs them until its step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Tensor:
@@ -211,10 +218,14 @@ def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, .
                     tar.members.clear()                     # type: ignore[attr-defined]  # it would keep them all
                     # WebDataset: what follows the first dot says what a member is.
                     kind = "." + member.name.rpartition("/")[2].partition(".")[2].lower()
-                    if member.isreg() and kind in IMG_EXTENSIONS:
+                    if member.isreg() and not member.issparse() and kind in IMG_EXTENSIONS:
                         path.append(k)
                         start.append(member.offset_data)
                         length.append(member.size)
+                with open(shard, "rb") as file:             # tarfile takes a damaged header for the end
+                    file.seek(tar.offset)
+                    if file.read(512).strip(b"\0"):
+                        raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} cannot be read as a tar file that is not compressed ({error})") from error
     names = [os.fsencode(os.path.relpath(shard, root) if root else shard) for shard in shards]

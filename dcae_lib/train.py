@@ -23,8 +23,8 @@ from . import metrics
 from .checkpoint import TrainingState
 from .cifar10 import DataError
 from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
-from .data import ImageSet, Splits, best_device, load_images, to_model, to_uint8
-from .distributed import ALONE, StoppedElsewhere, World, world
+from .data import ImageSet, Splits, at_a_time, best_device, load_images, to_model, to_uint8
+from .distributed import ALONE, ProcessesDiffer, StoppedElsewhere, World, world
 from .model import DCAE, M
 from .process import interrupts, keep_memory
 from .provenance import provenance
@@ -33,6 +33,7 @@ from .stream import stream_images
 from .watch import LossWatch, NonFiniteLoss
 
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
+AGREE_EVERY = 10            # steps after which several processes ask each other whether to save or to stop
 
 
 @dataclass
@@ -109,13 +110,14 @@ def fit(
     processes: World = ALONE,
 ) -> Run[M]:
     """The loop of every training here; `train` says what it promises."""
-    device = best_device(config.device)
+    choose = best_device if processes.size == 1 else processes.own_device
+    device = processes.machine_first(lambda: choose(config.device))
     if device.type == "cpu":
         keep_memory()
     first = processes.rank == 0
     images, test = splits.train.to(device), splits.test.to(device)
     torch.manual_seed(config.seed)
-    model = task.build().to(device)
+    model = processes.machine_first(task.build).to(device)
     optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
     order = torch.Generator().manual_seed(config.seed)
@@ -131,6 +133,10 @@ def fit(
     replica = processes.wrap(model)                         # its gradients are means over all processes
     if isinstance(optimizer, SOAP):
         optimizer.processes = processes
+    if processes.size > 1:      # DDP sorts gradients anew after its first backward pass, and the order decides how sums are rounded
+        x = next(images.batches(config.batch_size, torch.Generator(), 0, processes.mine))
+        (task.loss(replica, x) * 0).backward()
+        optimizer.zero_grad()
 
     with interrupts() as interrupted, tqdm(total=steps, initial=step, unit="step", desc="training", disable=not first) as bar:
         while len(run.history) < config.epochs:
@@ -147,7 +153,7 @@ def fit(
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                     loss = task.loss(replica, x)            # x: float [B, 3, H, W] in [-1, 1], on the device
                 loss = loss * processes.weight(whole)       # parts of a batch may differ by an image
-                looked = losses.append(loss)
+                losses.append(loss)
                 loss.backward()
                 if config.clip:
                     nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -156,8 +162,8 @@ def fit(
                 if average:
                     average.update_parameters(model)
                 step += 1
-                if processes.size > 1 and not looked:       # several processes stop and save together, every 50 steps
-                    continue
+                if processes.size > 1 and step % AGREE_EVERY and step - before < steps_per_epoch:
+                    continue                                # several stop and save together
                 stop, due = processes.any(bool(interrupted), state.due(save_every))
                 if stop or due:
                     losses.look()
@@ -207,11 +213,10 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) 
     to [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and restores its mode; as many at a
     time as have the pixels of 500 of 32×32, or `batch_size`.
     """
-    batch_size = batch_size or max(1, 500 * 32 * 32 // images.images[0, 0].numel())
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     scores = []
-    for part in images.images.split(batch_size):
+    for part in images.images.split(batch_size or at_a_time(images)):
         x = to_model(part.to(device))
         y = model(x)
         scores.append(torch.stack([metrics.l1(y, x), metrics.psnr(y, x), metrics.ssim(y, x)]))
@@ -304,8 +309,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def do() -> Run[DCAE]:
         given = {name: tuple(value) if name == "crop" else value for name, value in options.items() if value is not None}
-        config = TrainConfig.preset(preset, **given)
-        with world(config.device) as processes:
+        with world(options["device"]) as processes:
+            config = processes.machine_first(lambda: TrainConfig.preset(preset, **given))
             splits = processes.machine_first(lambda: images_of(config))
             return train(config, out, splits, keep_pictures(out, splits.test))
 
@@ -320,7 +325,9 @@ def status(do: Callable[[], Run[M]], summary: Callable[[Run[M]], str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     try:
         run = do()
-    except (StoppedElsewhere, NonFiniteLoss) as error:      # met by all
+    except StoppedElsewhere:
+        return 1
+    except (NonFiniteLoss, ProcessesDiffer) as error:       # met by all
         if rank == 0:
             print(error, file=sys.stderr)
         return 1

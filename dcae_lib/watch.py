@@ -27,13 +27,10 @@ class LossWatch:
         self.read, self.bar, self.batch_size, self.before = read, bar, batch_size, before   # steps before this epoch
         self.pending: list[Tensor] = []
 
-    def append(self, loss: Tensor) -> bool:
-        """Keep a loss; whether it was time to look."""
+    def append(self, loss: Tensor) -> None:
         self.pending.append(loss.detach())
-        if len(self.pending) < CHECK_EVERY:
-            return False
-        self.look()
-        return True
+        if len(self.pending) == CHECK_EVERY:
+            self.look()
 
     def look(self) -> None:
         if not self.pending:

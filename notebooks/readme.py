@@ -112,8 +112,8 @@ def scale() -> str:
         f"by {max(drift['float64'].values()):.1g} in float64, and by {max(drift['float64, eps 1e-6'].values()):.1g} with an eps that keeps "
         f"rounding from being steps.",
         "",
-        f"Streaming {many['files']['count']:,} files takes {many['files']['megabytes']:.0f} MB of memory, {few['files']['count']:,} take "
-        f"{few['files']['megabytes']:.0f} MB; from tar shards {many['shards']['megabytes']:.0f} and {few['shards']['megabytes']:.0f} MB. A worker "
+        f"Streaming {many['files']['count']:,} files takes {many['files']['mebibytes']:.0f} MiB of memory, {few['files']['count']:,} take "
+        f"{few['files']['mebibytes']:.0f} MiB; from tar shards {many['shards']['mebibytes']:.0f} and {few['shards']['mebibytes']:.0f} MiB. A worker "
         f"reads {many['files']['images_per_second']:,.0f} and {many['shards']['images_per_second']:,.0f} images a second, JPEG of 96×96 cropped to 64×64.",
     ])
 

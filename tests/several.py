@@ -13,6 +13,7 @@ import dcae_lib.soap
 from dcae_lib import DCAE, SOAP, ImageSet, Splits, TrainConfig, evaluate, load_images, to_model, train
 from dcae_lib.distributed import world
 from dcae_lib.train import Task, fit, keep_pictures, save_run, status
+from dcae_lib.train import main as main_of_train
 
 WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
 RANK = int(os.environ.get("RANK", "0"))
@@ -53,11 +54,11 @@ def steps(dtype: torch.dtype) -> None:
     leave(run.model, history=[{k: v for k, v in row.items() if "l1" in k} for row in run.history])
 
 
-def cli(config: TrainConfig, save_every: float = 60.0, splits: Splits | None = None, after_epoch=None) -> int:
+def cli(config: TrainConfig, save_every: float = 60.0, splits: Splits | None = None, after_epoch=None, out: str = "out") -> int:
     kept = []
 
     def do():
-        kept.append(train(config, FOLDER / "out", splits, after_epoch, save_every))
+        kept.append(train(config, FOLDER / out if out else None, splits, after_epoch, save_every))
         return kept[0]
 
     code = status(do, lambda run: "done")
@@ -69,15 +70,21 @@ def cli(config: TrainConfig, save_every: float = 60.0, splits: Splits | None = N
 def main() -> int:
     torch.set_num_threads(1)
     config = TrainConfig(epochs=4, batch_size=20, lr=1e-2, model=dict(groups=1, dropout=0.1))
-    splits = few(load_images("sample"), 1000)
+    splits = few(load_images("sample"), 500)                # 25 steps an epoch
     if WHAT in ("float64", "float32"):
         steps(getattr(torch, WHAT))
-    elif WHAT == "saved":                                   # a checkpoint every 50 steps, of 200
+    elif WHAT == "saved":                                   # a checkpoint every 10 steps, of 100
         return cli(config, 0.0, splits, keep_pictures(FOLDER / "out", splits.test))
+    elif WHAT == "apart":                                   # each process has a folder of its own to write to
+        return cli(TrainConfig(epochs=1), 0.0, splits, keep_pictures(FOLDER / f"out-{RANK}", splits.test), f"out-{RANK}")
+    elif WHAT == "nowhere":                                 # only the first has one
+        return cli(TrainConfig(epochs=1), splits=splits, out="" if RANK else "out")
+    elif WHAT == "command":
+        return main_of_train(["--out", str(FOLDER / "out"), *sys.argv[3:]])
     elif WHAT == "another-lr":
         return cli(TrainConfig(epochs=1, lr=1e-2 * (1 + RANK)), splits=splits)
     elif WHAT == "other-images":
-        return cli(TrainConfig(epochs=1), splits=few(splits, 1000 - RANK))
+        return cli(TrainConfig(epochs=1), splits=few(splits, 500 - RANK))
     elif WHAT == "missing":
         return cli(TrainConfig(epochs=1, dataset="sample" if RANK == 0 else str(FOLDER / "nowhere")))
     elif WHAT == "broken":

@@ -209,7 +209,7 @@ def test_two_processes_are_faster_where_batches_are_large_and_what_is_shared_pay
 
 
 def test_a_hundred_thousand_files_take_hardly_more_memory_than_ten_thousand():
-    rows = {(row["kind"], row["count"]): row["megabytes"] for row in recorded("stream")["rows"] if row["workers"] == 1}
+    rows = {(row["kind"], row["count"]): row["mebibytes"] for row in recorded("stream")["rows"] if row["workers"] == 1}
     for kind in ("files", "shards"):
         assert rows[kind, 100_000] < rows[kind, 10_000] + 30
 
@@ -220,4 +220,4 @@ def test_memory_does_not_grow_while_images_are_streamed(tmp_path):
     bench_stream.write(tmp_path, 4500)
     read = [sys.executable, bench_stream.__file__, "--read", str(tmp_path / "files"), "1"]
     found = json.loads(subprocess.run(read, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()[-1])
-    assert found["images"] == 4050 and found["megabytes"] < 130
+    assert found["images"] == 4050 and found["mebibytes"] < 130

@@ -2,15 +2,19 @@
 
 import io
 import os
+import signal
 import tarfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import webdataset
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dcae_lib import TrainConfig, train
 from dcae_lib.checkpoint import TrainingState
@@ -276,6 +280,27 @@ def test_a_shard_that_was_cut_is_named(shards, tmp_path):
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
     with pytest.raises(DataError, match=r"cut\.tar"):
         stream_images(tmp_path, 16, workers=0)
+
+
+def test_a_shard_with_a_damaged_header_is_named(shards, tmp_path):
+    data = bytearray((shards / "train-000.tar").read_bytes())
+    with tarfile.open(shards / "train-000.tar") as tar:
+        third = tar.getmembers()[2].offset
+    data[third : third + 300] = bytes(b ^ 90 for b in data[third : third + 300])
+    (tmp_path / "hurt.tar").write_bytes(data)
+    with pytest.raises(DataError, match=rf"hurt\.tar .*damaged at byte {third:,}"):
+        stream_images(tmp_path, 16, workers=0)
+
+
+def test_workers_outlive_a_ctrl_c(folder, monkeypatch):
+    """However they are started: a terminal sends it to all processes."""
+    monkeypatch.setattr("dcae_lib.stream.DataLoader", partial(DataLoader, multiprocessing_context="spawn"))
+    batches = stream_images(folder, 16, workers=1).train.batches(9, torch.Generator().manual_seed(0))
+    first = next(batches)
+    for child in psutil.Process().children():
+        if "spawn_main" in " ".join(child.cmdline()):
+            child.send_signal(signal.SIGINT)
+    assert len(first) == 9 and sum(map(len, batches)) == 72
 
 
 @pytest.mark.parametrize("crop", [0, -3, (), (16, 0)])
