@@ -4,6 +4,7 @@
 Times are of one run in turns: while one process computes alone the other waits.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -78,7 +79,6 @@ def steps_of(batch: int, processes: World) -> dict[str, float]:
     model, other = DCAE(groups=1), DCAE(groups=1)
     replica = processes.wrap(other)
     mine, ours = SOAP(model.parameters(), lr=1e-3), SOAP(other.parameters(), lr=1e-3)
-    gradients = torch.randn(sum(p.numel() for p in model.parameters()))
     loss = F.l1_loss(model(x[:2]), x[:2])
     loss.backward()
     kept = [p.grad.clone() for p in model.parameters()]
@@ -94,8 +94,13 @@ def steps_of(batch: int, processes: World) -> dict[str, float]:
         "alone, half the batch": lambda: step(model, model, mine, x[: batch // 2], ALONE),
         "alone, optimizer": optimize,
         "together": lambda: step(other, replica, ours, x, processes),
-        "all-reduce": lambda: dist.all_reduce(gradients),
     }, processes)
+
+
+def all_reduce(processes: World) -> float:
+    """Seconds to make the sum of as many numbers as the network has weights, and give it to both."""
+    gradients = torch.randn(sum(p.numel() for p in DCAE().parameters()))
+    return in_turns({"all-reduce": lambda: [dist.all_reduce(gradients) for _ in range(100)] and None}, processes)["all-reduce"] / 100
 
 
 def refresh_of(k: int, count: int, processes: World) -> dict[str, float]:
@@ -118,12 +123,17 @@ def worker(place: Path) -> None:
     torch.set_num_threads(1)
     keep_memory()                                           # as a training does
     with world() as processes:
+        same = {}
         for name, (dtype, eps) in WAYS.items():
             weights = after_steps(processes, dtype, eps)
+            same[name] = len(set(processes.gather(hashlib.sha256(weights.numpy().tobytes()).hexdigest()))) == 1
             if processes.rank == 0:
                 torch.save(weights, place / f"{processes.size} {name}.pt")
+        if processes.rank == 0:
+            (place / f"{processes.size} same.json").write_text(json.dumps(same))
         if processes.size == 2:
             record = dict(
+                all_reduce=all_reduce(processes),
                 steps=[dict(batch=batch, seconds=steps_of(batch, processes)) for batch in BATCHES],
                 refresh=[dict(k=k, count=8, seconds=refresh_of(k, 8, processes)) for k in (16, 32, 64, 128, 256, 512)],
             )
@@ -140,9 +150,10 @@ def main() -> None:
         for name in WAYS:
             one, two, four = (torch.load(f"{place}/{n} {name}.pt", weights_only=True).double() for n in (1, 2, 4))
             drift[name] = {"2": (two - one).abs().max().item(), "4": (four - one).abs().max().item()}
+        same = {n: json.loads(Path(place, f"{n} same.json").read_text()) for n in (2, 4)}
         record = dict(
             hardware=hardware(torch.device("cpu")), torch=torch.__version__, backend="gloo", threads=1,
-            parameters=sum(p.numel() for p in DCAE().parameters()), shared_from=SHARED_FROM, after_steps=STEPS, drift=drift,
+            parameters=sum(p.numel() for p in DCAE().parameters()), shared_from=SHARED_FROM, after_steps=STEPS, same_bits=same, drift=drift,
             **json.loads(Path(place, "times.json").read_text()),
         )
     OUT.write_text(json.dumps(record, indent=1) + "\n")

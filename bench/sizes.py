@@ -1,4 +1,4 @@
-"""PSNR of the same pixels, cut into pieces of one side after another; who is to blame; and training that mends it.
+"""PSNR of the same pixels, cut into pieces of one side after another; what is to blame; and training that mends it.
 
 `python bench/sizes.py` trains networks on crops of four photographs that come with scikit-image and scikit-learn, and
 evaluates these and the runs of bench/photos.py on the photographs of the course, which none has seen. Half an hour.
@@ -23,6 +23,7 @@ from dcae_lib.data import read_picture
 from dcae_lib.latents import frozen_norms
 from dcae_lib.provenance import hardware
 from dcae_lib.resources import resource
+from dcae_lib.stream import stream_images
 from dcae_lib.tiles import reconstruct
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "sizes.json"
@@ -107,20 +108,15 @@ def main(arguments: list[str] | None = None) -> None:
                 config = TrainConfig.preset(
                     "tuned", dataset=place, crop=crop, epochs=options.epochs, batch_size=16, model=dict(groups=groups),
                 )
-                run = train(config)
+                splits = stream_images(place, crop)
+                run = train(config, splits=splits)
                 title = f"crops of {sides}, {words}"
                 record["models"][title] = dict(
-                    psnr=measure(run.model), groups=groups, crop=crop, steps=options.epochs * -(-len_of(run) // 16),
+                    psnr=measure(run.model), groups=groups, crop=crop, steps=options.epochs * -(-len(splits.train) // 16),
                     seconds=sum(row["seconds"] for row in run.history),
                 )
                 print(title, record["models"][title], flush=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def len_of(run) -> int:
-    """The images of an epoch."""
-    row = run.history[-1]
-    return round(row["images_per_second"] * row["seconds"])
 
 
 if __name__ == "__main__":

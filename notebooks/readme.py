@@ -105,12 +105,13 @@ def scale() -> str:
     few, many = ({kind: next(r for r in rows if r["kind"] == kind and r["count"] == count and r["workers"] == 1)
                   for kind in ("files", "shards")} for count in (min(r["count"] for r in rows), max(r["count"] for r in rows)))
     drift = record["drift"]
+    equal = all(all(ways.values()) for ways in record["same_bits"].values())
+    same = "all processes hold the same bits" if equal else "the processes do not hold the same bits"
     return "\n".join([
         *lines, "",
-        f"One thread for each process, gloo on one machine ({record['hardware']}). After {record['after_steps']} steps all processes hold the "
-        f"same bits; their weights part from those of one process by {max(drift['float32'].values()):.1g} in float32, whose rounding SOAP carries on, "
-        f"by {max(drift['float64'].values()):.1g} in float64, and by {max(drift['float64, eps 1e-6'].values()):.1g} with an eps that keeps "
-        f"rounding from being steps.",
+        f"One thread for each process, gloo on one machine ({record['hardware']}). After {record['after_steps']} steps {same}. Beside one "
+        f"process, whose sums are rounded otherwise, their weights differ by up to {max(drift['float32'].values()):.1g} in float32, "
+        f"{max(drift['float64'].values()):.1g} in float64, and {max(drift['float64, eps 1e-6'].values()):.1g} in float64 with an eps of 1e-6.",
         "",
         f"Streaming {many['files']['count']:,} files takes {many['files']['mebibytes']:.0f} MiB of memory, {few['files']['count']:,} take "
         f"{few['files']['mebibytes']:.0f} MiB; from tar shards {many['shards']['mebibytes']:.0f} and {few['shards']['mebibytes']:.0f} MiB. A worker "

@@ -203,6 +203,7 @@ def test_two_processes_are_faster_where_batches_are_large_and_what_is_shared_pay
     record = recorded("distributed")
     assert record["steps"][-1]["seconds"]["alone"] > 1.5 * record["steps"][-1]["seconds"]["together"]
     assert max(record["drift"]["float64, eps 1e-6"].values()) < 1e-6
+    assert all(all(ways.values()) for ways in record["same_bits"].values())
     assert record["shared_from"] == SHARED_FROM
     for row in record["refresh"]:
         assert (row["seconds"]["shared"] < row["seconds"]["each"]) == (row["k"] >= SHARED_FROM)
