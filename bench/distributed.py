@@ -34,7 +34,7 @@ WAYS = {
     "float64": (torch.float64, 1e-8), "float64, eps 1e-6": (torch.float64, 1e-6),
 }
 BATCHES = (32, 128, 256)                                   # beyond, activations are larger than what glibc keeps
-ROUNDS = 7
+ROUNDS = 15
 
 
 def step(model, replica, optimizer, x: Tensor, processes: World) -> None:
