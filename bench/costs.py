@@ -1,5 +1,6 @@
 """What `make results` and each layer of `make test` cost: seconds, and peak memory of all their processes together."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -48,11 +49,17 @@ def cost(command: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    costs = {"processors": os.cpu_count(), **{name: cost(command) for name, command in LAYERS.items()}}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("layers", nargs="*", metavar="layer", help=f"of {', '.join(LAYERS)}; without any, all")
+    layers = parser.parse_args().layers or list(LAYERS)
+    path = ROOT / "results" / "bench" / "costs.json"
+    costs = json.loads(path.read_text()) if path.exists() else {}
+    costs |= {"processors": os.cpu_count(), **{name: cost(LAYERS[name]) for name in layers}}
     files = (path for path in Path(sys.prefix).rglob("*") if path.is_file() and not path.is_symlink())
     costs["environment_gib"] = round(sum(path.stat().st_size for path in files) / 2**30, 1)
-    costs["notebooks"] = json.loads((ROOT / "results" / "quick" / "seconds.json").read_text())
-    (ROOT / "results" / "bench" / "costs.json").write_text(json.dumps(costs, indent=1) + "\n")
+    if "results" in layers:
+        costs["notebooks"] = json.loads((ROOT / "results" / "quick" / "seconds.json").read_text())
+    path.write_text(json.dumps(costs, indent=1) + "\n")
     print(json.dumps(costs, indent=1))
     subprocess.run([sys.executable, "notebooks/readme.py"], cwd=ROOT, check=True)       # the README shows them
 

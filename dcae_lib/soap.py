@@ -19,7 +19,7 @@ from .distributed import ALONE, World
 SHIFT = 1000                                                # epsilons of the number format, times the largest eigenvalue
 
 # Several processes share the refresh of factors from this size on; smaller ones take longer to send than to compute.
-SHARED_FROM = 256                                           # where it begins to pay in results/bench/distributed.json
+SHARED_FROM = 256                                           # it pays in results/bench/distributed.json; at half of it, it is even
 
 NOT_FINITE = "held a NaN or an infinity, or was too large to square"
 

@@ -36,14 +36,16 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
     the centre of each, at the largest side. workers: processes that read; 0: this one does.
 
     Memory holds about 30 bytes for each image and the length of the longest name, whatever the pictures' size. The sums
-    (`sha256`) are of names and lengths, not of pixels. Raises DataError if there is nothing to read.
+    (`sha256`) of the training images are of names and lengths, not of pixels. Raises DataError if there is nothing to read
+    or a test image cannot be read, ValueError for a crop that is no side.
     """
     crops = (crop,) if isinstance(crop, int) else tuple(crop)
     if not crops or min(crops) < 1:
         raise ValueError(f"crop must be a side in pixels, 1 or more, or several, got {crop}")
     files = Files(source)
     if len(files) < 2:
-        raise DataError(f"{files.name} holds {len(files) or 'no'} image; two are needed, one for training and one for the test")
+        found = "one image" if len(files) else "no images"
+        raise DataError(f"{files.name} holds {found}; two are needed, one for training and one for the test")
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
     tests = order[: max(1, min(len(files) // 10, MOST_TESTS))].sort().values
     pictures = [centre(files.read(int(i)), max(crops)) for i in tests]

@@ -257,12 +257,12 @@ def test_a_folder_that_has_become_unreadable_ends_the_training(folder, tmp_path,
 
 @pytest.mark.parametrize("make, message", [
     (lambda path: path.mkdir(), "holds no images"),
-    (lambda path: (path.mkdir(), picture(0).save(path / "one.png")), "holds 1 image; two are needed"),
+    (lambda path: (path.mkdir(), picture(0).save(path / "one.png")), "holds one image; two are needed"),
     (lambda path: None, "cannot be read as a tar file"),
     (lambda path: path.write_bytes(b""), "cannot be read as a tar file"),
     (lambda path: path.write_bytes(b"no tar" * 1000), "cannot be read as a tar file"),
     (lambda path: tarfile.open(path, "w:gz").close(), "that is not compressed"),
-    (lambda path: tarfile.open(path, "w").close(), "holds no image"),
+    (lambda path: tarfile.open(path, "w").close(), "holds no images; two"),
 ])
 def test_what_cannot_be_streamed_is_said(make, message, tmp_path):
     make(tmp_path / "source")
