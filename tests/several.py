@@ -91,17 +91,17 @@ def main() -> int:
         return cli(TrainConfig(epochs=1, lr=1e30), splits=splits)
     elif WHAT == "large":                                   # factors that the processes share
         torch.manual_seed(0)
-        weight = torch.nn.Parameter(torch.randn(300, 260))
+        weights = torch.nn.ParameterList(torch.randn(300, 260) for _ in range(3))
         with world() as processes:
-            optimizer, calls = SOAP([weight], lr=1e-2, precondition_frequency=2), []
+            optimizer, calls = SOAP(weights.parameters(), lr=1e-2, precondition_frequency=2), []
             optimizer.processes = processes
             turn = dcae_lib.soap.power_iteration
             dcae_lib.soap.power_iteration = lambda GG, Q: calls.append(len(GG)) or turn(GG, Q)
             for _ in range(9):
-                (weight @ torch.randn(260, 40)).square().mean().backward()
+                sum((weight @ torch.randn(260, 40)).square().mean() for weight in weights).backward()
                 optimizer.step()
                 optimizer.zero_grad()
-        leave(torch.nn.ParameterList([weight]), calls=calls)
+        leave(weights, calls=calls)
     elif WHAT == "evaluate":                                # in an odd number of parts
         from dcae_lib.train import Run, score
 

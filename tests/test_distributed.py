@@ -91,7 +91,7 @@ def test_large_factors_are_shared_and_every_process_gets_the_same_bases(tmp_path
     assert run(1, "large", tmp_path / "one")[0] == 0
     one, two = left(tmp_path / "one"), left(tmp_path / "two")
     assert [entry["bits"] for entry in two] == [one[0]["bits"]] * 2
-    assert one[0]["calls"] == [1] * 10 and two[0]["calls"] == [1] * 10  # of 300 and of 260, five times: a matrix each
+    assert one[0]["calls"] == [3] * 10 and two[0]["calls"] == [2] * 10  # factors of 300 and of 260, refreshed five times
 
 
 def test_each_process_evaluates_a_part_and_all_know_the_mean(tmp_path):
