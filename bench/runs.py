@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 
 from dcae_lib import TrainConfig, load_images, train
-from dcae_lib.train import PRESETS, keep_pictures
+from dcae_lib.train import keep_pictures
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-TUNED = PRESETS["tuned"]["model"]
 ADAMW = dict(optimizer="AdamW", lr=8e-3)                    # in the sweep, level with twice as much, and ahead of less
 SHORT = dict(epochs=10)
 
@@ -27,13 +26,13 @@ RUNS = {
     "document": ("document", {}),
     "ablation-tuned": ("tuned", SHORT),
     "ablation-adamw": ("tuned", SHORT | ADAMW),
-    "ablation-direct": ("tuned", SHORT | dict(model=TUNED | dict(shortcut="direct"))),
-    "ablation-no-shortcut": ("tuned", SHORT | dict(model=TUNED | dict(shortcut="none"))),
-    "ablation-dropout-0.01": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.01))),
-    "ablation-dropout-0.05": ("tuned", SHORT | dict(model=TUNED | dict(dropout=0.05))),
-    "ablation-no-zero-init": ("tuned", SHORT | dict(model=TUNED | dict(zero_init=False))),
-    "ablation-groups-8": ("tuned", SHORT | dict(model=TUNED | dict(groups=8))),
-    "ablation-groups-32": ("tuned", SHORT | dict(model=TUNED | dict(groups=32))),
+    "ablation-direct": ("tuned", SHORT | dict(model=dict(shortcut="direct"))),
+    "ablation-no-shortcut": ("tuned", SHORT | dict(model=dict(shortcut="none"))),
+    "ablation-dropout-0.01": ("tuned", SHORT | dict(model=dict(dropout=0.01))),
+    "ablation-dropout-0.05": ("tuned", SHORT | dict(model=dict(dropout=0.05))),
+    "ablation-no-zero-init": ("tuned", SHORT | dict(model=dict(zero_init=False))),
+    "ablation-groups-8": ("tuned", SHORT | dict(model=dict(groups=8))),
+    "ablation-groups-32": ("tuned", SHORT | dict(model=dict(groups=32))),
     "seed-1": ("tuned", dict(seed=1)),
     "seed-2": ("tuned", dict(seed=2)),
 }

@@ -1,7 +1,7 @@
 """PSNR of the same pixels, cut into pieces of one side after another; what is to blame; and training that mends it.
 
 `python bench/sizes.py` trains networks on crops of four photographs that come with scikit-image and scikit-learn, and
-evaluates these and the runs of bench/photos.py on the photographs of the course, which none has seen. Half an hour.
+evaluates these and the runs of bench/photos.py on the photographs of the course, which none has seen. An hour.
 """
 
 import argparse
@@ -31,7 +31,8 @@ SIDES = (32, 64, 128, 256, 512)
 REGIONS = {"astronaut": (512, 512), "cat": (256, 256), "coffee": (256, 512)}     # whole pieces of every side that fits
 RECORDED = {"the course's weights": "full", "CIFAR-10, 8 groups": "ablation-groups-8",
             "CIFAR-10, one channel per group": "ablation-groups-32"}
-CROPS = {"32": (32,), "32, 64 and 128": (32, 64, 128)}
+# (sides, how many times 16 crops make a batch). The middle one sees as many pixels in as many steps as the last.
+CROPS = {"32": ((32,), 1), "32, seven times as many": ((32,), 7), "32, 64 and 128": ((32, 64, 128), 1)}
 GROUPS = {8: "8 groups", 32: "one channel per group"}
 
 # Photographs to train on. (package, file in it): SHA-256 of the file
@@ -104,15 +105,17 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         gather(Path(place))
         for groups, words in GROUPS.items():
-            for sides, crop in CROPS.items():
+            for sides, (crop, times) in CROPS.items():
+                epochs, batch_size = options.epochs * times, 16 * times
                 config = TrainConfig.preset(
-                    "tuned", dataset=place, crop=crop, epochs=options.epochs, batch_size=16, model=dict(groups=groups),
+                    "tuned", dataset=place, crop=crop, epochs=epochs, batch_size=batch_size, model=dict(groups=groups),
                 )
                 splits = stream_images(place, crop)
                 run = train(config, splits=splits)
                 title = f"crops of {sides}, {words}"
                 record["models"][title] = dict(
-                    psnr=measure(run.model), groups=groups, crop=crop, steps=options.epochs * -(-len(splits.train) // 16),
+                    psnr=measure(run.model), groups=groups, crop=crop, batch_size=batch_size,
+                    steps=epochs * -(-len(splits.train) // batch_size),
                     seconds=sum(row["seconds"] for row in run.history),
                 )
                 print(title, record["models"][title], flush=True)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import psutil
@@ -26,6 +27,7 @@ from dcae_lib.stream import stream_images
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "stream.json"
 MANY, FEW, SHARD = 100_000, 10_000, 5_000
+TIMES = 3                                                   # each reading; the medians are recorded
 BATCH = 64
 
 
@@ -96,8 +98,9 @@ def main() -> None:
                                      (FEW, "files", 0), (FEW, "files", 2), (FEW, "shards", 2)]:
             command = [sys.executable, __file__, "--read", str(Path(place, str(count), kind)), str(workers)]
             environment = dict(os.environ, OMP_NUM_THREADS="1")
-            found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-            rows.append(dict(count=count, kind=kind, workers=workers, **json.loads(found.splitlines()[-1])))
+            found = [json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+                     for _ in range(TIMES)]
+            rows.append(dict(count=count, kind=kind, workers=workers, **{name: median(row[name] for row in found) for name in found[0]}))
             print(rows[-1], flush=True)
     OUT.write_text(json.dumps(dict(hardware=hardware(torch.device("cpu")), batch=BATCH, rows=rows), indent=1) + "\n")
 

@@ -130,7 +130,7 @@ class TrainingState:
                 if re.search(r"\.(json|md|safetensors)\.\d+\.partial$", left.name):
                     left.unlink()
         found = load_checkpoint(folder)
-        changes = [] if not found else list(_changes(self.identity, {name: found[1][name] for name in self.identity}))
+        changes = [] if not found else list(differences(self.identity, {name: found[1][name] for name in self.identity}))
         if changes:
             raise ValueError(
                 f"{folder} holds checkpoints of another training ({'; '.join(changes)}). "
@@ -178,12 +178,12 @@ def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
 
 
-def _changes(now: dict, before: dict, words: str = "{} was {}, is {}") -> Iterator[str]:
+def differences(now: dict, before: dict, words: str = "{} was {}, is {}") -> Iterator[str]:
     """What two nested dicts of settings differ in, in words."""
     for name in dict.fromkeys([*now, *before]):
         new, old = now.get(name), before.get(name)
         if isinstance(new, dict) and isinstance(old, dict):
-            yield from _changes(new, old, words)
+            yield from differences(new, old, words)
         elif new != old:
             yield words.format(name, old, new)
 
@@ -191,6 +191,6 @@ def _changes(now: dict, before: dict, words: str = "{} was {}, is {}") -> Iterat
 def _check_alike(identities: list[dict]) -> None:
     """Raise ValueError if a process was given another config or other data than the first."""
     for rank, identity in enumerate(identities):
-        differ = list(_changes(identity, identities[0], f"{{}} is {{}} in process 0, {{}} in process {rank}"))
+        differ = list(differences(identity, identities[0], f"{{}} is {{}} in process 0, {{}} in process {rank}"))
         if differ:
             raise ValueError(f"all processes must train alike ({'; '.join(differ)}). Give all of them the same config and data")

@@ -47,10 +47,16 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes) -> "TrainConfig":
-        """The config of a preset, "tuned" or "document", with changes. ValueError for another name."""
+        """The config of a preset, "tuned" or "document", with changes; of its model only the arguments that `model` names.
+
+        Raises ValueError for another name of a preset.
+        """
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        return cls(**deepcopy(PRESETS[name]) | changes)
+        preset = deepcopy(PRESETS[name])
+        if isinstance(changes.get("model"), dict):
+            changes["model"] = preset["model"] | changes["model"]
+        return cls(**preset | changes)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from .entropy import QUALITIES, ContextModel, between_anchors, bits
 from .metrics import psnr
 from .model import DCAE, load_pretrained, save_pretrained
 from .resources import resource
-from .train import Run, Task, TrainConfig, fit, images_of, status
+from .train import Run, Task, TrainConfig, fit, images_of, refuse_another, status
 
 SCORED = (0, 20, 40, 60, 80, 100)                           # qualities that are evaluated after every epoch
 
@@ -194,7 +194,12 @@ def main(arguments: list[str] | None = None) -> int:
         last = run.history[-1]
         return f"{out}: " + ", ".join(f"{last[f'psnr_{q}']:.2f} dB at {last[f'bpp_{q}']:.3f} bpp" for q in SCORED)
 
-    return status(lambda: train_rate(TrainConfig(**PRESET | options), out), summary)
+    def do() -> Run[RateModel]:
+        config = TrainConfig(**PRESET | options)
+        refuse_another(config, out)
+        return train_rate(config, out)
+
+    return status(do, summary)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ from torchvision.transforms.functional import pil_to_tensor
 from .cifar10 import DataError
 from .data import ImageSet, Splits, read_picture, to_model
 
+WORKERS = 2                 # of each training process
 SHARDS_AT_A_TIME = 8        # the images of so many shards are mixed: a reader of a million does not jump among all of them
 MOST_TESTS = 500            # images that are evaluated after every epoch, kept in memory
 PATIENCE = 20               # broken images in a row before it is the folder that is broken
 
 
-def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequence[int], workers: int = 2) -> Splits:
+def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequence[int], workers: int = WORKERS) -> Splits:
     """Splits whose training images are read anew in every epoch, and cropped at random to a square of `crop` pixels.
 
     source: a folder of images; or tar shards in WebDataset's format (uncompressed; each image a member, such as
@@ -37,11 +38,13 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
 
     Memory holds about 30 bytes for each image and the length of the longest name, whatever the pictures' size. The sums
     (`sha256`) of the training images are of names and lengths, not of pixels. Raises DataError if there is nothing to read
-    or a test image cannot be read, ValueError for a crop that is no side.
+    or a test image cannot be read, ValueError for a crop that is no side or a number of workers below 0.
     """
     crops = (crop,) if isinstance(crop, int) else tuple(crop)
     if not crops or min(crops) < 1:
         raise ValueError(f"crop must be a side in pixels, 1 or more, or several, got {crop}")
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")
     files = Files(source)
     if len(files) < 2:
         found = "one image" if len(files) else "no images"
@@ -61,6 +64,8 @@ class Files:
         self.root: Path | None = None
         if isinstance(source, (str, Path)):
             self.name, shards = Path(source).name, [Path(source)]
+            if not shards[0].exists():
+                raise DataError(f"there is no folder or tar file {source}")
             if shards[0].is_dir():
                 self.root = shards[0]
                 shards = sorted(self.root.glob("*.tar"))
@@ -192,7 +197,8 @@ def _at_least(image: Image.Image, side: int) -> Image.Image:
 
 
 def _square(image: Image.Image, left: int, top: int, side: int) -> Tensor:
-    return pil_to_tensor(image.crop((left, top, left + side, top + side)))
+    # Contiguous: a batch with its channels last is convolved in another order, and a worker's batch loses that layout.
+    return pil_to_tensor(image.crop((left, top, left + side, top + side))).contiguous()
 
 
 def _in_folder(folder: Path) -> tuple[np.ndarray, ...]:

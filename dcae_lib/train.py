@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from . import metrics
-from .checkpoint import TrainingState
+from .checkpoint import TrainingState, differences
 from .cifar10 import DataError
 from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
 from .data import ImageSet, Splits, at_a_time, best_device, load_images, to_model, to_uint8
@@ -29,7 +29,7 @@ from .model import DCAE, M
 from .process import interrupts, keep_memory
 from .provenance import provenance
 from .soap import SOAP
-from .stream import stream_images
+from .stream import WORKERS, stream_images
 from .watch import LossWatch, NonFiniteLoss
 
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
@@ -196,13 +196,31 @@ def score(task: Task[M], run: Run[M], test: ImageSet, processes: World) -> dict[
     if processes.size == 1:
         return task.score(run.model, test)
     means = task.score(run.model, replace(test, images=processes.mine(test.images), labels=None))
-    shares = torch.tensor(list(means.values()), dtype=torch.float64) * processes.weight(len(test))
+    shares = torch.tensor(list(means.values()), dtype=torch.float64, device=run.device) * processes.weight(len(test))
     return dict(zip(means, processes.mean(shares).tolist()))
 
 
-def images_of(config: TrainConfig) -> Splits:
-    """The images that a config names: all in memory, or with `crop` streamed."""
-    return stream_images(config.dataset, config.crop) if config.crop else load_images(config.dataset)
+def images_of(config: TrainConfig, workers: int = WORKERS) -> Splits:
+    """The images that a config names: all in memory, or with `crop` streamed, by so many workers."""
+    return stream_images(config.dataset, config.crop, workers) if config.crop else load_images(config.dataset)
+
+
+def refuse_another(config: TrainConfig, out: str | Path) -> None:
+    """Raise ValueError if a training with other settings was finished in `out`: a command does not replace it."""
+    path = Path(out) / "history.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["config"]
+        settings = [json.loads(json.dumps(asdict(TrainConfig()) | found | {"device": None})) for found in (asdict(config), before)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a training; write to another folder") from error
+    changes = list(differences(*settings))
+    if changes:
+        raise ValueError(
+            f"{out} holds a finished training with other settings ({'; '.join(changes)}). "
+            "Write to another folder, or delete this one to begin anew"
+        )
 
 
 @torch.no_grad()
@@ -278,8 +296,8 @@ latent = model.encode(x)
 
 `model.safetensors` holds the weights, and in its header the SHA-256 of `history.json`; `config.json` the arguments of
 `DCAE(...)`; `history.json` every epoch, the settings, the data's hashes, versions, code revision and hardware.
-`python -m dcae_lib.verify FOLDER` evaluates the weights again and compares. Trained on small square images:
-expect less of large ones.
+`python -m dcae_lib.verify FOLDER` evaluates the weights again and compares. Trained on squares of one size: pass larger
+images through in tiles (`dcae_lib.tiles.reconstruct`).
 """
 
 
@@ -303,15 +321,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=(
         "train on random squares of this side, or of several, of images (or tar shards of them) that are read meanwhile"
     ))
+    parser.add_argument("--workers", type=int, default=WORKERS, help=(
+        "with --crop, processes that read images for each that trains: more, if the pictures are large or the GPU is fast "
+        "(default: %(default)s; the weights do not depend on it)"
+    ))
     parser.add_argument("--model", type=json.loads, help="""arguments of DCAE(...) as JSON, such as '{"shortcut": "pool"}'""")
     options = vars(parser.parse_args(arguments))
-    out, preset = options.pop("out"), options.pop("preset")
+    out, preset, workers = options.pop("out"), options.pop("preset"), options.pop("workers")
 
     def do() -> Run[DCAE]:
         given = {name: tuple(value) if name == "crop" else value for name, value in options.items() if value is not None}
         with world(options["device"]) as processes:
             config = processes.machine_first(lambda: TrainConfig.preset(preset, **given))
-            splits = processes.machine_first(lambda: images_of(config))
+            processes.first_does(lambda: refuse_another(config, out))
+            splits = processes.machine_first(lambda: images_of(config, workers))
             return train(config, out, splits, keep_pictures(out, splits.test))
 
     return status(do, lambda run: f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items()))

@@ -16,7 +16,7 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dcae_lib import TrainConfig, train
+from dcae_lib import DCAE, TrainConfig, train
 from dcae_lib.checkpoint import TrainingState
 from dcae_lib.cifar10 import DataError
 from dcae_lib.stream import MOST_TESTS, Files, centre, random_crop, stream_images
@@ -223,6 +223,24 @@ def test_the_command_trains_a_net_with_a_second_down_block_on_larger_crops(crop,
     assert '"crop": [' in (tmp_path / "out" / "history.json").read_text().replace("\n", "").replace("  ", "")
 
 
+def test_the_command_reads_with_as_many_workers_as_asked_and_makes_the_same_weights(folder, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def loader(*arguments, **options):
+        asked.append(options["num_workers"])
+        return DataLoader(*arguments, **options)
+
+    monkeypatch.setattr("dcae_lib.stream.DataLoader", loader)
+    options = ["--dataset", str(folder), "--crop", "16", "--epochs", "1", "--batch-size", "20"]
+    assert main([*options, "--workers", "0", "--out", str(tmp_path / "0")]) == 0
+    assert main([*options, "--workers", "3", "--out", str(tmp_path / "3")]) == 0
+    assert asked == [0, 3]
+    for one, other in zip(*(DCAE.from_pretrained(tmp_path / name).parameters() for name in "03")):
+        assert torch.equal(one, other)
+    assert main([*options, "--workers", "-1", "--out", str(tmp_path / "none")]) == 1
+    assert "workers must be 0 or more, got -1" in capsys.readouterr().err
+
+
 # ---- what is broken
 
 
@@ -258,7 +276,7 @@ def test_a_folder_that_has_become_unreadable_ends_the_training(folder, tmp_path,
 @pytest.mark.parametrize("make, message", [
     (lambda path: path.mkdir(), "holds no images"),
     (lambda path: (path.mkdir(), picture(0).save(path / "one.png")), "holds one image; two are needed"),
-    (lambda path: None, "cannot be read as a tar file"),
+    (lambda path: None, "there is no folder or tar file"),
     (lambda path: path.write_bytes(b""), "cannot be read as a tar file"),
     (lambda path: path.write_bytes(b"no tar" * 1000), "cannot be read as a tar file"),
     (lambda path: tarfile.open(path, "w:gz").close(), "that is not compressed"),

@@ -337,6 +337,11 @@ def test_a_preset_takes_changes_and_makes_a_model_that_trains(name, sample):
     assert sum(p.numel() for p in run.model.parameters()) <= 96_019
 
 
+def test_a_change_of_the_model_keeps_what_the_preset_says_of_the_rest():
+    assert TrainConfig.preset("tuned", model=dict(channels=[16, 32, 64])).model == dict(groups=1, channels=[16, 32, 64])
+    assert TrainConfig.preset("document", model=dict(groups=8)).model == dict(dropout=0.01, stage_dropout=0.05, groups=8)
+
+
 def test_a_preset_that_is_changed_in_place_does_not_change_the_next_one():
     TrainConfig.preset("document").model["dropout"] = 0.5
     TrainConfig.preset("document").optimizer_args["weight_decay"] = 0.5
@@ -607,9 +612,26 @@ def test_the_command_line_takes_the_tuned_preset_if_none_is_named_and_a_model_as
         options[4:6] = []                                   # they are SOAP's
     assert main(["--out", str(tmp_path / "run"), "--dataset", str(folder), *options]) == 0
     settings, tuned = recorded(tmp_path / "run"), asdict(TrainConfig.preset("tuned"))
-    assert settings["model"] == json.loads(SMALL)
+    assert settings["model"] == tuned["model"] | json.loads(SMALL)
     assert all(settings[name] == tuned[name] for name in ("lr", "schedule", "warmup", "clip", "average", "seed"))
     assert DCAE.from_pretrained(tmp_path / "run").config["channels"] == (4, 8)
+
+
+def test_a_finished_training_is_not_replaced_by_one_with_other_settings(folder, tmp_path, capsys):
+    options = ["--out", str(tmp_path / "run"), "--dataset", str(folder), "--device", "cpu", "--model", SMALL, "--epochs"]
+    assert main([*options, "1"]) == 0
+    weights = DCAE.from_pretrained(tmp_path / "run").state_dict()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert main([*options, "2"]) == 1
+    said = capsys.readouterr().err
+    assert "holds a finished training with other settings (epochs was 1, is 2). Write to another folder" in said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+    assert main([*options, "1"]) == 0                       # the same again makes the same
+    again = DCAE.from_pretrained(tmp_path / "run").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    (tmp_path / "run" / "history.json").write_text("{")
+    assert main([*options, "1"]) == 1
+    assert "history.json is not the record of a training; write to another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--preset", "Tuned"], ["--model", "{channels"], ["--epochs", "many"], []])
