@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -157,6 +157,13 @@ class Shown:
         self.page.wait_for_function(f"([img, before]) => ({PIXELS})(img) !== before", arg=[picture.element_handle(), before],
                                     timeout=1000 * seconds)
         return self.pixels(picture)
+
+    def until(self, holds: Callable[[], bool], seconds: float = 20) -> bool:
+        """Wait until it holds: a text may follow its picture. Returns whether it does."""
+        end = time.perf_counter() + seconds
+        while not holds() and time.perf_counter() < end:
+            self.page.wait_for_timeout(50)
+        return holds()
 
     def handle(self, k: int = 0) -> Locator:
         """The knob of the k-th slider."""

@@ -66,10 +66,7 @@ def assert_titles(shown, files: dict, size: int, headers: bool = True) -> None:
     """Wait for the titles that belong to a budget."""
     for name, of in compare.counted(files, headers, compare.constants(RECORD)).items():
         expected = re.sub("<[^>]*>", lambda tag: " " if tag[0] == "<br>" else "", compare._title(of, compare.best(of, size)))
-        until = time.perf_counter() + 20
-        while title_of(shown, name) != expected and time.perf_counter() < until:
-            shown.page.wait_for_timeout(50)
-        assert title_of(shown, name) == expected
+        assert shown.until(lambda name=name, expected=expected: title_of(shown, name) == expected), title_of(shown, name)
 
 
 @pytest.mark.parametrize("name, count", [("budget", 6), ("curves", 1)])
