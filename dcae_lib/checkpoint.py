@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written whole or not at all, checked when read, never unpickled."""
+"""Checkpoints that survive a kill: written whole or not at all, checked when read, never unpickled. And what was finished."""
 
 import hashlib
 import json
@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from .config import TrainConfig
+from .data import Splits
 from .distributed import ALONE, World
 from .resources import write_whole
 
@@ -89,8 +91,9 @@ class TrainingState:
         self.seconds = 0.0                                  # that these took
         self.order_at_start = order.get_state()             # of this epoch: the order of its images follows from it
         self.saved = time.monotonic()
-        # Whether there is a folder is asked too: a process without one would not come to where the others meet.
-        identities = processes.gather(self.identity | {"out": "given" if folder else "not given"})
+        # Of these depends where a process waits for the others, and how it rounds.
+        place = {"out": "given" if folder else "not given", "device": run.device.type, "torch": torch.__version__}
+        identities = processes.gather(self.identity | place)
         processes.first_does(lambda: _check_alike(identities))
         if folder:                                          # one that cannot be made shows before the training
             processes.first_does(lambda: folder.parent.mkdir(parents=True, exist_ok=True))
@@ -100,13 +103,16 @@ class TrainingState:
         return self.folder is not None and time.monotonic() - self.saved > every
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of a step; of several processes the first does. Raises CheckpointError."""
-        if self.folder is None:
+        """Write the checkpoint of a step; of several processes the first does. Raises CheckpointError, in all of them."""
+        if (folder := self.folder) is None:
             return
-        if self.processes.rank == 0:
+
+        def write() -> None:
             tensors = _pack(self.modules, self.optimizer, self.run.device) | {"order": self.order_at_start}
             progress = dict(history=self.run.history, sessions=self.run.sessions, losses=self.losses, seconds=self.seconds)
-            save_checkpoint(self.folder, step, tensors, self.identity | progress)
+            save_checkpoint(folder, step, tensors, self.identity | progress)
+
+        self.processes.first_does(write)
         self.saved = time.monotonic()
 
     def restore(self) -> None:
@@ -145,6 +151,38 @@ class TrainingState:
                 path.unlink()
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
+
+
+def recorded(config: TrainConfig, out: str | Path) -> tuple[dict, list[str]]:
+    """The record of a training that was finished in `out`, and what its settings differ in; {} if there is none."""
+    path = Path(out) / "history.json"
+    if not path.exists():
+        return {}, []
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        before, now = (asdict(TrainConfig()) | found | {"device": None} for found in (record["config"], asdict(config)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a training; write to another folder") from error
+    return record, list(differences(json.loads(json.dumps(now)), json.loads(json.dumps(before))))
+
+
+def finished(config: TrainConfig, splits: Splits, out: Path) -> dict:
+    """The record of this very training, if it was finished in `out` and none was begun since; else {}."""
+    record, changes = recorded(config, out)
+    if changes or not record or checkpoints(out / "checkpoints"):
+        return {}
+    same = record["data"] == {images.name: images.sha256 for images in splits} and len(record["history"]) == config.epochs
+    return record if same else {}
+
+
+def refuse_another(config: TrainConfig, out: str | Path) -> None:
+    """Raise ValueError if a training with other settings was finished in `out`: a command does not replace it."""
+    changes = recorded(config, out)[1]
+    if changes:
+        raise ValueError(
+            f"{out} holds a finished training with other settings ({'; '.join(changes)}). "
+            "Write to another folder, or delete this one to begin anew"
+        )
 
 
 def _pack(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Tensor]:
@@ -193,4 +231,4 @@ def _check_alike(identities: list[dict]) -> None:
     for rank, identity in enumerate(identities):
         differ = list(differences(identity, identities[0], f"{{}} is {{}} in process 0, {{}} in process {rank}"))
         if differ:
-            raise ValueError(f"all processes must train alike ({'; '.join(differ)}). Give all of them the same config and data")
+            raise ValueError(f"all processes must train alike ({'; '.join(differ)}). Give all of them the same config, data, kind of device and version of torch")

@@ -32,6 +32,7 @@ class TrainConfig:
     device: str | None = None               # None: CUDA, else MPS, else CPU
 
     def __post_init__(self):
+        object.__setattr__(self, "crop", (self.crop,) if isinstance(self.crop, int) else tuple(self.crop))
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:

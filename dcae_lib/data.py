@@ -24,6 +24,8 @@ UPRIGHT = dict(zip(range(2, 9), (
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE,
     Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
 )))
+# What is opened: by its content Pillow would also choose formats for which it starts other programs (EPS).
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # All that Pillow was seen to raise on damaged files of its formats.
 UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
 
@@ -211,7 +213,7 @@ def read_picture(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # its size is looked at before its pixels
-            image: Image.Image = Image.open(file)
+            image: Image.Image = Image.open(file, formats=FORMATS)
         with image:
             width, height = image.size
             if most_pixels and width * height > most_pixels:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
+CUT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")      # what gloo says when another process ends
 PATIENCE = timedelta(hours=1)                               # one process may fetch the data while the others wait
+
+SETTING = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
 class StoppedElsewhere(RuntimeError):
@@ -134,7 +137,7 @@ class World(NamedTuple):
         """The model, with gradients that are the mean over the processes."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)    # ours do not change
 
     def check_same_bits(self, model: nn.Module) -> None:
         """Raise ProcessesDiffer if the processes do not hold the same weights, to the last bit."""
@@ -147,6 +150,11 @@ class World(NamedTuple):
                 f"the weights in processes {others} are no longer those in process 0: their machines compute differently. "
                 "Train on machines of one kind, with one version of torch"
             )
+
+
+def restarts() -> int:
+    """How often torchrun has started this process again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -173,16 +181,26 @@ def world(device: str | None = None) -> Iterator[World]:
         yield ALONE
         return
     on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
+    if "LOCAL_RANK" not in os.environ:
+        raise ValueError("WORLD_SIZE asks for several processes, and LOCAL_RANK is not set: start the training with torchrun")
+    several_machines = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+    if several_machines and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and not os.environ.get(SETTING):
+        raise ValueError(f"start torchrun with {SETTING}=1 in its environment: without it, PyTorch (#135712) hands the addresses of "
+                         "processes that are gone to those that it starts again, and several machines wait for each other forever")
     if on_gpu and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():        # else `own_device` says what is wrong
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     store, rank, size = next(dist.rendezvous("env://"))
-    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+    if not several_machines:
         # torchrun keeps its store when it starts processes again, and in it the addresses of the dead (PyTorch #135712).
-        # Each start gets a part of its own; machines count them apart, so for several of them the README names a setting.
-        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        # Each start gets a part of its own; machines count their starts apart, so for several of them there is the setting.
+        store = dist.PrefixStore(f"start {restarts()}", store)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
-        yield World(dist.get_rank(), dist.get_world_size())
-    finally:
+        yield World(rank, size)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistBackendError) or any(words in str(error) for words in CUT):
+            raise StoppedElsewhere("another process stopped, and says why") from error
+        raise
+    else:                                                   # after an error others may wait for this one: NCCL would wait for them
         dist.destroy_process_group()

@@ -161,7 +161,7 @@ class IntegerContext:
 
 def _fixed(x: Tensor, bits: int) -> Tensor:
     """Rounded to so many fraction bits: integers in float64."""
-    return torch.round(x.detach().double().cpu() * 2**bits)
+    return torch.round(x.detach().cpu().double() * 2**bits)
 
 
 def _layer(layer: nn.Module, bits: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+WINDOW = 11                 # pixels, of SSIM
+
 
 def l1(y: Tensor, x: Tensor) -> Tensor:
     """Mean absolute difference per image, on the scale of the inputs: [B, C, H, W] twice → [B]."""
@@ -30,10 +32,10 @@ def ssim(y: Tensor, x: Tensor) -> Tensor:
     Gaussian window of 11 pixels, sigma 1.5. Wang et al. 2004, section III.B.
     """
     _check(y, x)
-    if min(x.shape[2:]) < 11:
-        raise ValueError(f"SSIM looks through a window of 11×11 pixels, got images of {x.shape[2]}×{x.shape[3]}")
+    if min(x.shape[2:]) < WINDOW:
+        raise ValueError(f"SSIM looks through a window of {WINDOW}×{WINDOW} pixels, got images of {x.shape[2]}×{x.shape[3]}")
     return cast(Tensor, structural_similarity_index_measure(
-        _unit(y), _unit(x), sigma=1.5, kernel_size=11, data_range=1.0, reduction="none"
+        _unit(y), _unit(x), sigma=1.5, kernel_size=WINDOW, data_range=1.0, reduction="none"
     ))
 
 

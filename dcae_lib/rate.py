@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import refuse_another
 from .data import ImageSet, Splits, at_a_time, to_model, to_uint8
 from .distributed import world
 from .entropy import QUALITIES, ContextModel, between_anchors, bits
 from .metrics import psnr
 from .model import DCAE, load_pretrained, save_pretrained
 from .resources import resource
-from .train import Run, Task, TrainConfig, fit, images_of, refuse_another, status
+from .train import Run, Task, TrainConfig, fit, images_of, status
 
 SCORED = (0, 20, 40, 60, 80, 100)                           # qualities that are evaluated after every epoch
 
@@ -195,9 +196,10 @@ def main(arguments: list[str] | None = None) -> int:
         return f"{out}: " + ", ".join(f"{last[f'psnr_{q}']:.2f} dB at {last[f'bpp_{q}']:.3f} bpp" for q in SCORED)
 
     def do() -> Run[RateModel]:
-        config = TrainConfig(**PRESET | options)
-        refuse_another(config, out)
-        return train_rate(config, out)
+        with world(options["device"]) as processes:
+            config = processes.machine_first(lambda: TrainConfig(**PRESET | options))
+            processes.first_does(lambda: refuse_another(config, out))
+            return train_rate(config, out)
 
     return status(do, summary)
 

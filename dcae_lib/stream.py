@@ -25,6 +25,7 @@ from .data import ImageSet, Splits, read_picture, to_model
 WORKERS = 2                 # of each training process
 SHARDS_AT_A_TIME = 8        # the images of so many shards are mixed: a reader of a million does not jump among all of them
 MOST_TESTS = 500            # images that are evaluated after every epoch, kept in memory
+MOST_PIXELS = 64_000_000    # of one image: a worker that decodes more can take all memory
 PATIENCE = 20               # broken images in a row before it is the folder that is broken
 
 
@@ -33,12 +34,13 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
 
     source: a folder of images; or tar shards in WebDataset's format (uncompressed; each image a member, such as
     000123.jpg): a folder of them, a list of them, or one. crop: a side, or several, of which each batch has one.
-    An image with a shorter side is scaled up to it. A tenth of the images, 500 at most, is the test set, in memory:
-    the centre of each, at the largest side. workers: processes that read; 0: this one does.
+    Where an image is shorter than that, the crop is, and it is scaled up. A tenth of the images, 500 at most, is the test
+    set, in memory: the centre of each, at the largest side. workers: processes that read; 0: this one does.
 
     Memory holds about 30 bytes for each image and the length of the longest name, whatever the pictures' size. The sums
-    (`sha256`) of the training images are of names and lengths, not of pixels. Raises DataError if there is nothing to read
-    or a test image cannot be read, ValueError for a crop that is no side or a number of workers below 0.
+    (`sha256`) of the training images are of names, lengths and sides, not of pixels. An image that cannot be read is named
+    in a warning, and another one taken. Raises DataError if there is nothing to read or 20 in a row cannot be read,
+    ValueError for a crop that is no side or a number of workers below 0.
     """
     crops = (crop,) if isinstance(crop, int) else tuple(crop)
     if not crops or min(crops) < 1:
@@ -50,11 +52,23 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
         found = "one image" if len(files) else "no images"
         raise DataError(f"{files.name} holds {found}; two are needed, one for training and one for the test")
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
-    tests = order[: max(1, min(len(files) // 10, MOST_TESTS))].sort().values
-    pictures = [centre(files.read(int(i)), max(crops)) for i in tests]
-    images = torch.stack(pictures)
+    pictures: dict[int, Tensor] = {}
+    broken = 0                                              # in a row
+    for k, i in enumerate(order[:-1].tolist()):             # noqa: B007  (the training images begin where it ends)
+        try:
+            pictures[i], broken = centre(files.read(i), max(crops)), 0
+        except DataError as error:
+            broken += 1
+            if broken == PATIENCE:
+                raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {error}") from error
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+        if len(pictures) == max(1, min(len(files) // 10, MOST_TESTS)):
+            break
+    else:
+        raise DataError(f"{files.name} holds too few images that can be read")
+    images = torch.stack([pictures[i] for i in sorted(pictures)])
     test = ImageSet(images, None, f"{files.name} test", hashlib.sha256(images.permute(0, 2, 3, 1).numpy().tobytes()).hexdigest())
-    return Splits(ImageStream(files, order[len(tests) :].sort().values, crops, workers), test)
+    return Splits(ImageStream(files, order[k + 1 :].sort().values, crops, workers), test)
 
 
 class Files:
@@ -69,6 +83,8 @@ class Files:
             if shards[0].is_dir():
                 self.root = shards[0]
                 shards = sorted(self.root.glob("*.tar"))
+                if shards and any(path.suffix.lower() in IMG_EXTENSIONS for path in self.root.iterdir()):
+                    raise DataError(f"{source} holds images and .tar files; put them into folders of their own, or name the shards")
         else:
             shards = [Path(path) for path in source]
             self.name = f"{len(shards)} shards"
@@ -97,7 +113,7 @@ class Files:
                 data = file.read(self.length[i])
         except OSError as error:
             raise DataError(f"{name} cannot be read ({error.strerror or error})") from error
-        return read_picture(io.BytesIO(data), name)
+        return read_picture(io.BytesIO(data), name, MOST_PIXELS)
 
 
 class ImageStream:
@@ -105,7 +121,8 @@ class ImageStream:
 
     def __init__(self, files: Files, chosen: Tensor, crops: tuple[int, ...], workers: int):
         self.files, self.chosen, self.crops, self.workers = files, chosen, crops, workers
-        self.name, self.sha256 = f"{files.name} train", files.sha256
+        self.name = f"{files.name} train"
+        self.sha256 = hashlib.sha256(f"{files.sha256} {crops}".encode()).hexdigest()
         self.device = torch.device("cpu")
 
     def __len__(self) -> int:
@@ -135,12 +152,19 @@ class ImageStream:
             Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, num_workers=self.workers, generator=generator,
             worker_init_fn=_ignore_interrupts,
         )
-        for pictures, notes in loader:
-            for note in notes:
-                warnings.warn(note, stacklevel=2)
-            if pictures is None:
-                raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
-            yield to_model(torch.from_numpy(pictures).to(self.device))
+        try:
+            for pictures, notes in loader:
+                for note in notes:
+                    warnings.warn(note, stacklevel=2)
+                if pictures is None:
+                    raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
+                x = torch.from_numpy(pictures)
+                x = x.pin_memory() if self.device.type == "cuda" else x         # copied while the GPU computes
+                yield to_model(x.to(self.device, non_blocking=True))
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(f"a worker that reads images ended ({error}); if memory is short, take fewer workers") from error
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """A permutation of the images, in which those of a few shards at a time are mixed."""
@@ -180,40 +204,50 @@ def _ignore_interrupts(worker: int) -> None:
 
 def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Tensor:
     """A square of an RGB image, anywhere in it: uint8 [3, side, side]."""
-    image = _at_least(image, side)
-    return _square(image, int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1)), side)
+    room = [length - min(side, *image.size) for length in image.size]
+    return _square(image, int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1)), side)
 
 
 def centre(image: Image.Image, side: int) -> Tensor:
     """The square in the middle of an RGB image: uint8 [3, side, side]."""
-    image = _at_least(image, side)
-    return _square(image, (image.width - side) // 2, (image.height - side) // 2, side)
-
-
-def _at_least(image: Image.Image, side: int) -> Image.Image:
-    """The image, scaled up if its shorter side is less than `side`."""
-    scale = side / min(image.size)
-    return image.resize([max(side, round(length * scale)) for length in image.size]) if scale > 1 else image
+    room = [length - min(side, *image.size) for length in image.size]
+    return _square(image, room[0] // 2, room[1] // 2, side)
 
 
 def _square(image: Image.Image, left: int, top: int, side: int) -> Tensor:
+    """A square as large as the image has it, up to `side`, at `side`: a thin image would be huge if it were scaled as a whole."""
+    there = min(side, *image.size)
+    square = image.crop((left, top, left + there, top + there))
     # Contiguous: a batch with its channels last is convolved in another order, and a worker's batch loses that layout.
-    return pil_to_tensor(image.crop((left, top, left + side, top + side))).contiguous()
+    return pil_to_tensor(square if there == side else square.resize((side, side))).contiguous()
 
 
 def _in_folder(folder: Path) -> tuple[np.ndarray, ...]:
     """Every image in a folder and those within it, by name: names, and for each its place among them, 0 and its length."""
-    found = []
-    for place, _, files in os.walk(folder):
+    def refuse(error: OSError):
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or take it out of {folder}") from error
+
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(place)) in seen:       # a link leads back
+            folders.clear()
+            continue
+        seen.add(real)
         for name in files:
             if Path(name).suffix.lower() in IMG_EXTENSIONS:
                 path = os.path.join(place, name)
-                found.append((os.fsencode(os.path.relpath(path, folder)), os.path.getsize(path)))
+                try:
+                    length = os.path.getsize(path)
+                except OSError as error:
+                    refuse(error)
+                found.append((os.fsencode(os.path.relpath(path, folder).replace(os.sep, "/")), length))
     if not found:
         raise DataError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS)}) and no .tar shards")
     found.sort()
     names, lengths = zip(*found)
-    return np.array(names), np.arange(len(names)), np.zeros(len(names), np.int64), np.array(lengths)
+    count = len(names)
+    return np.array(names), np.arange(count, dtype=np.int64), np.zeros(count, np.int64), np.array(lengths, np.int64)
 
 
 def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, ...]:

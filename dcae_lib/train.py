@@ -20,11 +20,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from . import metrics
-from .checkpoint import TrainingState, differences
+from .checkpoint import TrainingState, finished, refuse_another
 from .cifar10 import DataError
 from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
 from .data import ImageSet, Splits, at_a_time, best_device, load_images, to_model, to_uint8
-from .distributed import ALONE, ProcessesDiffer, StoppedElsewhere, World, world
+from .distributed import ALONE, ProcessesDiffer, StoppedElsewhere, World, restarts, world
 from .model import DCAE, M
 from .process import interrupts, keep_memory
 from .provenance import provenance
@@ -33,7 +33,8 @@ from .stream import WORKERS, stream_images
 from .watch import LossWatch, NonFiniteLoss
 
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
-AGREE_EVERY = 10            # steps after which several processes ask each other whether to save or to stop
+AGREE_EVERY = 10            # steps, at most, after which several processes ask each other whether to save or to stop
+AGREE_WITHIN = 5.0          # seconds: torchrun kills what has not stopped 30 after Ctrl-C
 
 
 @dataclass
@@ -79,7 +80,11 @@ def train(
     gradient; ValueError if `out` holds checkpoints of another training; CheckpointError if one cannot be written.
     """
     def build() -> DCAE:
-        return DCAE(**config.model)
+        model = DCAE(**config.model)
+        for side in config.crop:                            # else the network or SSIM says so, after the first epoch
+            if side % model.factor or side < metrics.WINDOW:
+                raise ValueError(f"a crop must be a multiple of {model.factor} and at least {metrics.WINDOW} pixels, got {side}")
+        return model
 
     def l1(model: nn.Module, x: Tensor) -> Tensor:
         return F.l1_loss(model(x), x)
@@ -127,6 +132,10 @@ def fit(
     run = Run(config, cast(M, average.module) if average else model, [], [])
     modules: dict[str, nn.Module] = {"model": model} | ({"average": average} if average else {})
     state = TrainingState(Path(out) / "checkpoints" if out else None, run, modules, optimizer, order, splits, processes)
+    if out is not None and restarts():                      # by torchrun: perhaps what died had nothing left to do
+        done = processes.first_does(lambda: finished(config, splits, Path(out)))
+        if done:
+            return Run(config, cast(Any, model).from_pretrained(out).to(device), done["history"], done["sessions"])
     state.restore()
     step = len(run.history) * steps_per_epoch + len(state.losses)
     run.sessions.append(dict(step=step, processes=processes.size, **provenance(device)))
@@ -135,9 +144,16 @@ def fit(
         optimizer.processes = processes
     if processes.size > 1:      # DDP sorts gradients anew after its first backward pass, and the order decides how sums are rounded
         x = next(images.batches(config.batch_size, torch.Generator(), 0, processes.mine))
-        (task.loss(replica, x) * 0).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss = task.loss(replica, x) * 0
+        loss.backward()
         optimizer.zero_grad()
 
+    def tell() -> None:
+        if after_epoch:
+            after_epoch(run)
+
+    meet, met, met_at = step + 1, time.perf_counter(), step
     with interrupts() as interrupted, tqdm(total=steps, initial=step, unit="step", desc="training", disable=not first) as bar:
         while len(run.history) < config.epochs:
             model.train()
@@ -162,9 +178,12 @@ def fit(
                 if average:
                     average.update_parameters(model)
                 step += 1
-                if processes.size > 1 and step % AGREE_EVERY and step - before < steps_per_epoch:
+                if processes.size > 1 and step < meet and step - before < steps_per_epoch:
                     continue                                # several stop and save together
                 stop, due = processes.any(bool(interrupted), state.due(save_every))
+                now = time.perf_counter()
+                slowest = max(processes.gather((now - met) / (step - met_at)))
+                meet, met, met_at = step + max(1, min(AGREE_EVERY, int(AGREE_WITHIN / slowest))), now, step
                 if stop or due:
                     losses.look()
                     state.seconds = time.perf_counter() - start
@@ -180,14 +199,13 @@ def fit(
             )
             state.losses.clear()
             state.seconds = 0.0
-            if after_epoch and first:
-                after_epoch(run)
+            processes.first_does(tell)
     for name, value in run.history[-1].items():             # the last step broke the weights: no later loss shows it
         if not math.isfinite(value):
             raise NonFiniteLoss(f"the test {name} is {value} after the last step; lower the learning rate")
-    if out is not None and first:
-        task.save(run, splits, Path(out))
-        state.delete()
+    if out is not None:
+        processes.first_does(lambda: task.save(run, splits, Path(out)))
+        processes.first_does(state.delete)
     return run
 
 
@@ -203,24 +221,6 @@ def score(task: Task[M], run: Run[M], test: ImageSet, processes: World) -> dict[
 def images_of(config: TrainConfig, workers: int = WORKERS) -> Splits:
     """The images that a config names: all in memory, or with `crop` streamed, by so many workers."""
     return stream_images(config.dataset, config.crop, workers) if config.crop else load_images(config.dataset)
-
-
-def refuse_another(config: TrainConfig, out: str | Path) -> None:
-    """Raise ValueError if a training with other settings was finished in `out`: a command does not replace it."""
-    path = Path(out) / "history.json"
-    if not path.exists():
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))["config"]
-        settings = [json.loads(json.dumps(asdict(TrainConfig()) | found | {"device": None})) for found in (asdict(config), before)]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the record of a training; write to another folder") from error
-    changes = list(differences(*settings))
-    if changes:
-        raise ValueError(
-            f"{out} holds a finished training with other settings ({'; '.join(changes)}). "
-            "Write to another folder, or delete this one to begin anew"
-        )
 
 
 @torch.no_grad()
@@ -239,7 +239,7 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) 
         y = model(x)
         scores.append(torch.stack([metrics.l1(y, x), metrics.psnr(y, x), metrics.ssim(y, x)]))
     model.train(was_training)
-    l1, psnr, ssim = torch.cat(scores, 1).double().mean(1).tolist()
+    l1, psnr, ssim = torch.cat(scores, 1).cpu().double().mean(1).tolist()     # MPS has no float64
     return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)
 
 

@@ -3,15 +3,20 @@
 import hashlib
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+import dcae_lib.checkpoint
 import dcae_lib.soap
+import dcae_lib.stream
 from dcae_lib import DCAE, SOAP, ImageSet, Splits, TrainConfig, evaluate, load_images, to_model, train
 from dcae_lib.distributed import world
+from dcae_lib.resources import resource
 from dcae_lib.train import Task, fit, keep_pictures, save_run, status
 from dcae_lib.train import main as main_of_train
 
@@ -89,6 +94,38 @@ def main() -> int:
         return cli(TrainConfig(epochs=1, dataset="sample" if RANK == 0 else str(FOLDER / "nowhere")))
     elif WHAT == "broken":
         return cli(TrainConfig(epochs=1, lr=1e30), splits=splits)
+    elif WHAT == "another-torch":
+        torch.__version__ = f"2.{RANK}"
+        return cli(TrainConfig(epochs=1), splits=splits)
+    elif WHAT == "full-disk":
+        def full(path_and_data):
+            raise OSError(28, "No space left on device")
+
+        dcae_lib.checkpoint.write_whole = full
+        return cli(TrainConfig(epochs=1), 0.0, splits)
+    elif WHAT == "callback":
+        def show(run):
+            raise OSError("the picture cannot be written")
+
+        return cli(TrainConfig(epochs=1), splits=splits, after_epoch=show)
+    elif WHAT == "broken-images":                           # of two processes the second one meets them
+        if RANK:
+            dcae_lib.stream.Crops.__getitem__ = lambda self, key: (None, ["broken"])
+        return main_of_train(["--out", str(FOLDER / "out"), "--dataset", str(resource("photos")), "--crop", "32", "--epochs", "1"])
+    elif WHAT == "slow":
+        def slow(model, x):
+            time.sleep(3)
+            return F.l1_loss(model(x), x)
+
+        task = Task("l1", lambda: DCAE(groups=1), slow, evaluate, save_run)
+        with world() as processes:
+            return status(lambda: fit(task, config, FOLDER / "out", splits, save_every=0.0, processes=processes), lambda run: "done")
+    elif WHAT == "dies-after":
+        code = cli(TrainConfig(epochs=1, batch_size=100), splits=splits, after_epoch=lambda run: print("epoch 1 is done"))
+        if RANK and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            print("dies now", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return code
     elif WHAT == "large":                                   # factors that the processes share
         torch.manual_seed(0)
         weights = torch.nn.ParameterList(torch.randn(300, 260) for _ in range(3))

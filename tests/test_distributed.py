@@ -140,7 +140,23 @@ def test_a_killed_process_is_started_again_and_nothing_is_different_in_the_end(p
     whole, killed = (json.loads((tmp_path / name / "out" / "history.json").read_text()) for name in ("whole", "killed"))
     assert [row["l1"] for row in whole["history"]] == [row["l1"] for row in killed["history"]]
     assert [session["processes"] for session in killed["sessions"]] == [processes] * 2
-    assert killed["sessions"][1]["step"] % 10 == 0 or killed["sessions"][1]["step"] % 25 == 0
+    assert 30 <= killed["sessions"][1]["step"] < 100
+
+
+def test_a_process_that_dies_after_the_end_does_not_start_the_training_anew(tmp_path):
+    code, text = run(2, "dies-after", tmp_path, "--max-restarts=1")
+    assert code == 0, text
+    assert {one["starts"] for one in left(tmp_path)} == {1} and len({one["bits"] for one in left(tmp_path)}) == 1
+    assert text.count("epoch 1 is done") == 1 and text.count("dies now") == 1, text
+
+
+def test_where_steps_are_slow_ctrl_c_still_ends_in_time(tmp_path):
+    process = start(2, "slow", tmp_path)                    # 3 s a step: ten of them would take longer than torchrun waits
+    checkpoint_after(tmp_path, 1, process)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=300)[0]
+    assert time.monotonic() - began < 25 and "the same command goes on from there" in text, text
 
 
 def test_ctrl_c_ends_all_processes_with_a_checkpoint_and_another_number_of_them_goes_on(tmp_path):
@@ -161,16 +177,22 @@ def test_ctrl_c_ends_all_processes_with_a_checkpoint_and_another_number_of_them_
     ("missing", "process 1: "),
     ("broken", "lower the learning rate"),
     ("nowhere", "out is given in process 0, not given in process 1"),
+    ("another-torch", "torch is "),
+    ("full-disk", "could not be written"),
+    ("callback", "the picture cannot be written"),
+    ("broken-images", "process 1: 20 images in a row"),
 ])
-def test_what_goes_wrong_is_said_once(what, message, tmp_path):
+def test_what_goes_wrong_is_said_once_and_without_a_traceback(what, message, tmp_path):
     code, text = run(2, what, tmp_path)
+    ours = text.partition("torch/distributed/elastic")[0]   # what follows is torchrun's own report
     assert code == 1
-    assert text.count(message) == 1, text
+    assert text.count(message) == 1 and "Traceback" not in ours, text
 
 
 @pytest.mark.parametrize("option, message", [
     (["--lr", "-1"], "lr must be above 0"), (["--dataset", "nowhere"], "nowhere is not a folder"),
     (["--device", "mps"], "not on 'mps'"), (["--model", '{"channels": [3]}'], "channels"),
+    (["--crop", "30", "--dataset", "data/photos"], "a crop must be a multiple of 4"),
 ])
 def test_what_is_wrong_in_the_command_is_said_once_and_without_a_traceback(option, message, tmp_path):
     code, text = run(2, "command", tmp_path, more=option)
@@ -185,6 +207,21 @@ def test_only_the_first_process_writes(tmp_path):
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"out-0"}
     names = {path.relative_to(tmp_path / "out-0").parts[0] for path in tmp_path.rglob("out-0/**/*") if path.is_file()}
     assert names == {"model.safetensors", "config.json", "history.json", "README.md", "epochs"}
+
+
+def test_without_torchrun_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match="start the training with torchrun"), world():
+        pass
+
+
+def test_restarts_on_several_machines_need_a_setting(monkeypatch):
+    for name, value in dict(WORLD_SIZE="4", LOCAL_RANK="0", GROUP_WORLD_SIZE="2", TORCHELASTIC_MAX_RESTARTS="3").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"), world():
+        pass
 
 
 # ---- one process, and arithmetic

@@ -254,11 +254,93 @@ def test_a_broken_image_is_named_and_another_stands_in(folder, tmp_path):
         assert sum(map(len, epoch(splits))) == 81
 
 
-def test_a_broken_test_image_is_an_error_at_the_start(tmp_path):
-    for i in range(3):
+def test_a_broken_test_image_is_left_out_and_the_rest_stays_as_it_was(folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = stream_images(tmp_path, 16, workers=0)
+    first = int(torch.randperm(90, generator=torch.Generator().manual_seed(0))[0])
+    (tmp_path / f"{first:03d}.png").write_bytes(b"no")
+    with pytest.warns(UserWarning, match=rf"{first:03d}\.png is not a picture.*it is left out"):
+        splits = stream_images(tmp_path, 16, workers=0)
+    assert len(splits.test) == 9 and len(splits.train) == 80
+    assert set(splits.train.chosen.tolist()) < set(whole.train.chosen.tolist())
+
+
+@pytest.mark.parametrize("count, message", [(3, "too few images that can be read"), (40, r"20 images in a row .*\.png is not a picture")])
+def test_where_no_image_can_be_read_that_is_said(count, message, tmp_path):
+    for i in range(count):
         (tmp_path / f"{i}.png").write_bytes(b"no")
-    with pytest.raises(DataError, match=r"\d\.png is not a picture"):
+    with pytest.raises(DataError, match=message), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         stream_images(tmp_path, 16)
+
+
+def test_a_thin_image_is_not_scaled_up_as_a_whole(tmp_path, monkeypatch):
+    """1×40,000 pixels, 200 bytes: scaled up to a side of 256 they would be 10 GB."""
+    Image.new("L", (1, 40_000), 7).save(tmp_path / "thin.png")
+    picture(1, (300, 300)).save(tmp_path / "wide.png")
+    files, sizes = Files(tmp_path), []
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda image, size, *rest: sizes.append(size) or resize(image, size, *rest))
+    for side, crop in ((256, centre(files.read(0), 256)), (32, random_crop(files.read(0), 32, np.random.default_rng(0)))):
+        assert crop.shape == (3, side, side) and crop.unique().tolist() == [7]
+    assert sizes == [(256, 256), (32, 32)]
+
+
+def test_an_image_with_more_pixels_than_a_worker_has_memory_for_is_broken(tmp_path):
+    Image.new("1", (20_000, 4_000)).save(tmp_path / "huge.png")
+    with pytest.raises(DataError, match=r"huge\.png is 20000×4000; 64 megapixels at most"):
+        Files(tmp_path).read(0)
+
+
+def test_no_other_program_is_started_for_a_picture_that_is_none(tmp_path, monkeypatch):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **options: started.append(command))
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **options: started.append(command))
+    (tmp_path / "photo.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n")
+    with pytest.raises(DataError, match=r"photo\.jpg is not a picture, or in a format that is not known here"):
+        Files(tmp_path).read(0)
+    assert started == []
+
+
+def test_images_beside_shards_are_not_left_out_in_silence(shards, tmp_path):
+    (tmp_path / "backup.tar").write_bytes((shards / "train-000.tar").read_bytes())
+    picture(0).save(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"holds images and \.tar files"):
+        stream_images(tmp_path, 16)
+
+
+def test_what_cannot_be_looked_into_is_said_and_links_are_followed(folder, tmp_path):
+    (tmp_path / "linked").symlink_to(folder)
+    assert len(Files(tmp_path)) == 90
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png cannot be read \(No such file"):
+        Files(tmp_path)
+    (tmp_path / "gone.png").unlink()
+    (tmp_path / "round").symlink_to(tmp_path)
+    assert len(Files(tmp_path)) == 90
+
+
+def test_a_worker_that_was_killed_is_said(folder):
+    batches = stream_images(folder, 16, workers=1).train.batches(9, torch.Generator().manual_seed(0))
+    next(batches)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    with pytest.raises(DataError, match=r"a worker that reads images ended \(.*if memory is short, take fewer workers"):
+        list(batches)
+
+
+@pytest.mark.parametrize("crop, multiple", [("8", "at least 11"), ("30", "a multiple of 4")])
+def test_a_crop_that_cannot_be_is_refused_before_the_training(crop, multiple, folder, tmp_path, capsys):
+    assert main(["--dataset", str(folder), "--crop", "32", crop, "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert multiple in said and f"got {crop}" in said and "training:" not in said
+
+
+def test_one_side_may_be_a_number_and_other_sides_are_another_training(folder):
+    assert TrainConfig(crop=32).crop == (32,) and TrainConfig(crop=[16, 32]).crop == (16, 32)
+    assert stream_images(folder, 16).train.sha256 != stream_images(folder, (16, 32)).train.sha256
 
 
 def test_a_folder_that_has_become_unreadable_ends_the_training(folder, tmp_path, monkeypatch):
