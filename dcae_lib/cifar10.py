@@ -184,7 +184,7 @@ def _from_sheets(files: dict[str, bytes]) -> dict[str, np.ndarray]:
     """The six PNG sheets of the npm package: 1024 × 10000 RGB, one row per image, its pixels row by row."""
     try:
         sheets = [np.asarray(Image.open(io.BytesIO(files[f"{name}.png"]))) for name in BATCHES]
-        labels = [np.array(json.loads(files[f"{split}_lables.json"]), np.uint8) for split in ("train", "test")]
+        labels = [np.array(bytearray(tuple(json.loads(files[f"{split}_lables.json"])))) for split in ("train", "test")]
         return _splits([sheet.reshape(-1, 32, 32, 3) for sheet in sheets], labels)
     except (OSError, ValueError, TypeError, OverflowError, SyntaxError) as error:
         raise DataError(f"a sheet cannot be read ({error})") from error

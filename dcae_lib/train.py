@@ -296,8 +296,8 @@ latent = model.encode(x)
 
 `model.safetensors` holds the weights, and in its header the SHA-256 of `history.json`; `config.json` the arguments of
 `DCAE(...)`; `history.json` every epoch, the settings, the data's hashes, versions, code revision and hardware.
-`python -m dcae_lib.verify FOLDER` evaluates the weights again and compares. Trained on squares of one size: pass larger
-images through in tiles (`dcae_lib.tiles.reconstruct`).
+`python -m dcae_lib.verify FOLDER` evaluates the weights again and compares. Trained on small squares: pass larger images
+through in tiles (`dcae_lib.tiles.reconstruct`).
 """
 
 

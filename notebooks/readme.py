@@ -30,16 +30,16 @@ COURSE = {
     "02": ("the unit, the sum, shortcuts without parameters, zero-init", ("01",)),
     "03": ("assembling it; PCA as the line to beat; training in twelve lines", ("02",)),
     "04": ("the right axes to step along: Adam, Shampoo, SOAP; a fair race", ("03",)),
-    "05": ("the loop written out; forty epochs; what each choice is worth; surviving a kill", ("04",)),
+    "05": ("the loop written out; forty epochs; what each choice is worth; surviving a kill", ("03",)),
     "06": ("eight explorers: channels, a brush, your own picture, directions, levels, reach; why photos go through in tiles",
            ("03", "05")),
     "07": ("rounding, entropy, a coder in thirty lines, the file byte by byte", ("05", "06")),
     "08": ("training for few bits; a belief about the next number; curves, and how they lie; a byte budget", ("07",)),
-    "09": ("larger pictures, more of them, more processes, sweeps", ("05",)),
+    "09": ("larger pictures, more of them, more processes, sweeps", ("05", "06")),
 }
 WORDS, LINES, EXERCISE = 150, 10, 10                        # words and lines of code a minute; minutes for an exercise
 PATHS = {
-    "One lesson of 90 minutes": ("00", "01", "08"),
+    "One lesson of 90 minutes": ("00", "01", "02"),
     "First week": ("00", "01", "02"), "second": ("03", "04"), "third": ("05", "06"), "fourth": ("07", "08", "09"),
 }
 
@@ -75,12 +75,12 @@ def course() -> str:
     ways = [f"{name}: {', '.join(numbers)} ({sum(found[n][2] for n in numbers)} min)" for name, numbers in PATHS.items()]
     return "\n".join([
         *lines, "",
-        f"Minutes at {WORDS} words and {LINES} lines of code a minute, and {EXERCISE} for an exercise.",
+        f"Minutes at {WORDS} words and {LINES} lines of code a minute, and {EXERCISE} for an exercise; seconds to run, each alone.",
         "",
         f"- **{ways[0]}**, reading and running, no exercises.",
         f"- **A course of four weeks.** {'; '.join(ways[1:])}; with the exercises between the meetings.",
         f"- **On your own.** In order, about {read_all / 60:.0f} hours to read and {do_all / 60:.0f} for exercises. "
-        "04 can be skipped if the optimizer does not interest you, 06 to 08 can be read without 09.",
+        "04 can be skipped if the optimizer does not interest you, 07 and 08 if bits do not.",
     ])
 
 
@@ -91,7 +91,7 @@ def picture() -> str:
     return (
         f"*The first test image of each class, and the best that each codec makes of it in {record['budget']} bytes; mean PSNR at "
         f"the right. Bytes that all files of a codec share are not counted, for any of them ({', '.join(means)}: "
-        f"{', '.join(f'{value:.1f}' for value in means.values())} dB).*"
+        f"{', '.join(f'{value:.1f}' for value in means.values())} dB). On photographs it is otherwise: [see below](#compression).*"
     )
 
 
@@ -123,7 +123,7 @@ def results() -> str:
     """The document's table beside its recipe and ours, and the linear baseline."""
     run, document, linear = read("full/history"), read("runs/document/history"), read("full/03")
     lines = [
-        "| epoch | L1 in training, as the source document reports | the same recipe, run here | ours | L1 on test images | PSNR | SSIM |",
+        "| epoch | L1 in training, as the source document reports | the same recipe, run here | ours, in training | ours, L1 on test images | ours, PSNR | ours, SSIM |",
         "|---|---|---|---|---|---|---|",
     ]
     for epoch, reported in DOCUMENT_L1.items():
@@ -164,12 +164,16 @@ def seeds(run: dict) -> list[str]:
 def choices() -> str:
     """What each choice is worth after ten epochs, one change at a time."""
     runs = {path.parent.name: json.loads(path.read_text()) for path in RESULTS.glob("runs/ablation-*/history.json")}
-    base = runs.pop("ablation-tuned")["history"][-1]
-    lines = ["| ten epochs of CIFAR-10 | test PSNR | difference |", "|---|---|---|", f"| tuned | {base['psnr']:.2f} dB | |"]
+    base = runs.pop("ablation-tuned")["history"]
+    first, last = base[0], base[-1]
+    lines = ["| test PSNR on CIFAR-10 | after one epoch of ten | | after ten | |", "|---|---|---|---|---|"]
+    lines.append(f"| tuned | {first['psnr']:.2f} dB | | {last['psnr']:.2f} dB | |")
     for name, record in sorted(runs.items(), key=lambda item: -item[1]["history"][-1]["psnr"]):
-        psnr = record["history"][-1]["psnr"]
-        lines.append(f"| {CHOICES[name]} | {psnr:.2f} dB | {psnr - base['psnr']:+.2f} |")
-    return "\n".join(lines)
+        ends = [(row["psnr"], row["psnr"] - base["psnr"]) for row, base in zip((record["history"][0], record["history"][-1]), (first, last))]
+        lines.append(f"| {CHOICES[name]} | " + " | ".join(f"{psnr:.2f} dB | {more:+.2f}" for psnr, more in ends) + " |")
+    seeds = [row["psnr"] for row in read("bench/sweep")["rows"] if set(row["change"]) <= {"seed"}]
+    return "\n".join([*lines, "", f"{len(seeds)} seeds of a shorter run end within {max(seeds) - min(seeds):.2f} dB of each other: differences like "
+                      "that may be chance. In a network as shallow as this, shortcuts are worth something early, and little in the end."])
 
 
 def speed() -> str:

@@ -195,8 +195,11 @@ def test_training_on_several_sizes_takes_the_slope_away():
     """From 32×32 pieces to one piece, with one channel per group, on every photo."""
     models = recorded("sizes")["models"]
     for name in sizes.REGIONS:
-        one, several = (models[f"crops of {crops}, one channel per group"]["psnr"][name] for crops in sizes.CROPS)
+        one, more, several = (models[f"crops of {crops}, one channel per group"]["psnr"][name] for crops in sizes.CROPS)
         assert one["whole"] - one["32"] < -4 and several["whole"] - several["32"] > -0.5
+        assert more["whole"] - more["32"] < -4 and several["whole"] > more["whole"] + 3         # as many pixels, of one size
+    steps = {model["steps"] for name, model in models.items() if name.startswith("crops")}
+    assert len(steps) == 1
 
 
 def test_two_processes_are_faster_where_batches_are_large_and_what_is_shared_pays():
