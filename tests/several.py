@@ -117,9 +117,12 @@ def main() -> int:
             time.sleep(3)
             return F.l1_loss(model(x), x)
 
-        task = Task("l1", lambda: DCAE(groups=1), slow, evaluate, save_run)
-        with world() as processes:
-            return status(lambda: fit(task, config, FOLDER / "out", splits, save_every=0.0, processes=processes), lambda run: "done")
+        def do():
+            task = Task("l1", lambda: DCAE(groups=1), slow, evaluate, save_run)
+            with world() as processes:
+                return fit(task, config, FOLDER / "out", splits, save_every=0.0, processes=processes)
+
+        return status(do, lambda run: "done")
     elif WHAT == "dies-after":
         code = cli(TrainConfig(epochs=1, batch_size=100), splits=splits, after_epoch=lambda run: print("epoch 1 is done"))
         if RANK and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
