@@ -152,19 +152,14 @@ class ImageStream:
             Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, num_workers=self.workers, generator=generator,
             worker_init_fn=_ignore_interrupts,
         )
-        try:
-            for pictures, notes in loader:
-                for note in notes:
-                    warnings.warn(note, stacklevel=2)
-                if pictures is None:
-                    raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
-                x = torch.from_numpy(pictures)
-                x = x.pin_memory() if self.device.type == "cuda" else x         # copied while the GPU computes
-                yield to_model(x.to(self.device, non_blocking=True))
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(f"a worker that reads images ended ({error}); if memory is short, take fewer workers") from error
+        for pictures, notes in loader:
+            for note in notes:
+                warnings.warn(note, stacklevel=2)
+            if pictures is None:
+                raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
+            x = torch.from_numpy(pictures)
+            x = x.pin_memory() if self.device.type == "cuda" else x             # copied while the GPU computes
+            yield to_model(x.to(self.device, non_blocking=True))
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """A permutation of the images, in which those of a few shards at a time are mixed."""

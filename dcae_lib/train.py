@@ -357,6 +357,11 @@ def status(do: Callable[[], Run[M]], summary: Callable[[Run[M]], str]) -> int:
     except (DataError, OSError, TypeError, ValueError) as error:
         print(f"process {rank}: {error}" if rank else error, file=sys.stderr)
         return 1
+    except RuntimeError as error:                           # raised wherever this process is when a worker dies
+        if "DataLoader worker" not in str(error):
+            raise
+        print(f"process {rank}: a worker that reads images ended ({error}); if memory is short, take fewer --workers", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:                               # the second one, or before or after the training
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
