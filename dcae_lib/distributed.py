@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 T = TypeVar("T")
 CUT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")      # what gloo says when another process ends
 PATIENCE = timedelta(hours=1)                               # one process may fetch the data while the others wait
-
 SETTING = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 

@@ -77,7 +77,8 @@ def train(
     batch stays config.batch_size in all. The first process alone writes, shows the bar and calls `after_epoch`.
 
     Raises NonFiniteLoss within 50 steps of the first loss that is NaN or infinite, and where SOAP meets such a
-    gradient; ValueError if `out` holds checkpoints of another training; CheckpointError if one cannot be written.
+    gradient; ValueError if `out` holds checkpoints of another training (a finished one is replaced), and for a crop that
+    is no multiple of the model's factor or less than 11; CheckpointError if a checkpoint cannot be written.
     """
     def build() -> DCAE:
         model = DCAE(**config.model)
@@ -330,7 +331,7 @@ def main(arguments: list[str] | None = None) -> int:
     out, preset, workers = options.pop("out"), options.pop("preset"), options.pop("workers")
 
     def do() -> Run[DCAE]:
-        given = {name: tuple(value) if name == "crop" else value for name, value in options.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None}
         with world(options["device"]) as processes:
             config = processes.machine_first(lambda: TrainConfig.preset(preset, **given))
             processes.first_does(lambda: refuse_another(config, out))
