@@ -54,7 +54,7 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
     pictures: dict[int, Tensor] = {}
     broken = 0                                              # in a row
-    for k, i in enumerate(order[:-1].tolist()):             # noqa: B007  (the training images begin where it ends)
+    for k, i in enumerate(map(int, order[:-1].numpy())):    # noqa: B007  (the training images begin where it ends)
         try:
             pictures[i], broken = centre(files.read(i), max(crops)), 0
         except DataError as error:
@@ -158,8 +158,10 @@ class ImageStream:
             if pictures is None:
                 raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
             x = torch.from_numpy(pictures)
-            x = x.pin_memory() if self.device.type == "cuda" else x             # copied while the GPU computes
-            yield to_model(x.to(self.device, non_blocking=True))
+            if self.device.type == "cuda":                  # copied while the GPU computes
+                yield to_model(x.pin_memory().to(self.device, non_blocking=True))
+            else:
+                yield to_model(x.to(self.device))
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """A permutation of the images, in which those of a few shards at a time are mixed."""
