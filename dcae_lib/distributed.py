@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 T = TypeVar("T")
 CUT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")      # what gloo says when another process ends
 PATIENCE = timedelta(hours=1)                               # one process may fetch the data while the others wait
+AGREE_EVERY = 10            # steps, at most, after which several processes ask each other whether to save or to stop
+AGREE_WITHIN = 5.0          # seconds: torchrun kills what has not stopped 30 after Ctrl-C
 SETTING = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 
 
@@ -149,6 +152,24 @@ class World(NamedTuple):
                 f"the weights in processes {others} are no longer those in process 0: their machines compute differently. "
                 "Train on machines of one kind, with one version of torch"
             )
+
+
+class Meetings:
+    """When several processes ask each other whether to save or to stop: every few steps, or seconds if steps are slow."""
+
+    def __init__(self, processes: World, step: int):
+        self.processes, self.asked, self.next, self.time = processes, step, step + 1, time.perf_counter()
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether they ask after this step, as after the last of an epoch; one process alone always does."""
+        if self.processes.size > 1:
+            if step < self.next and not last:
+                return False
+            now = time.perf_counter()
+            slowest = max(self.processes.gather((now - self.time) / (step - self.asked)))
+            self.next = step + max(1, min(AGREE_EVERY, int(AGREE_WITHIN / slowest)))
+            self.asked, self.time = step, now
+        return True
 
 
 def restarts() -> int:

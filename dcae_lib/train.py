@@ -24,7 +24,7 @@ from .checkpoint import TrainingState, finished, refuse_another
 from .cifar10 import DataError
 from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
 from .data import ImageSet, Splits, at_a_time, best_device, load_images, to_model, to_uint8
-from .distributed import ALONE, ProcessesDiffer, StoppedElsewhere, World, restarts, world
+from .distributed import ALONE, Meetings, ProcessesDiffer, StoppedElsewhere, World, restarts, world
 from .model import DCAE, M
 from .process import interrupts, keep_memory
 from .provenance import provenance
@@ -33,8 +33,6 @@ from .stream import WORKERS, stream_images
 from .watch import LossWatch, NonFiniteLoss
 
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
-AGREE_EVERY = 10            # steps, at most, after which several processes ask each other whether to save or to stop
-AGREE_WITHIN = 5.0          # seconds: torchrun kills what has not stopped 30 after Ctrl-C
 
 
 @dataclass
@@ -143,18 +141,21 @@ def fit(
     replica = processes.wrap(model)                         # its gradients are means over all processes
     if isinstance(optimizer, SOAP):
         optimizer.processes = processes
+    meetings = Meetings(processes, step)
+
+    def loss_of(x: Tensor) -> Tensor:                       # x: float [B, 3, H, W] in [-1, 1], on the device
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            return task.loss(replica, x)
+
     if processes.size > 1:      # DDP sorts gradients anew after its first backward pass, and the order decides how sums are rounded
         x = next(images.batches(config.batch_size, torch.Generator(), 0, processes.mine))
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss = task.loss(replica, x) * 0
-        loss.backward()
+        (loss_of(x) * 0).backward()
         optimizer.zero_grad()
 
     def tell() -> None:
         if after_epoch:
             after_epoch(run)
 
-    meet, met, met_at = step + 1, time.perf_counter(), step
     with interrupts() as interrupted, tqdm(total=steps, initial=step, unit="step", desc="training", disable=not first) as bar:
         while len(run.history) < config.epochs:
             model.train()
@@ -167,9 +168,7 @@ def fit(
                     group["lr"] = rate(step)
                 processes.seed(config.seed, step)
                 whole = min(config.batch_size, len(images) - (step - before) * config.batch_size)
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    loss = task.loss(replica, x)            # x: float [B, 3, H, W] in [-1, 1], on the device
-                loss = loss * processes.weight(whole)       # parts of a batch may differ by an image
+                loss = loss_of(x) * processes.weight(whole)             # parts of a batch may differ by an image
                 losses.append(loss)
                 loss.backward()
                 if config.clip:
@@ -179,12 +178,9 @@ def fit(
                 if average:
                     average.update_parameters(model)
                 step += 1
-                if processes.size > 1 and step < meet and step - before < steps_per_epoch:
+                if not meetings.due(step, step - before == steps_per_epoch):
                     continue                                # several stop and save together
                 stop, due = processes.any(bool(interrupted), state.due(save_every))
-                now = time.perf_counter()
-                slowest = max(processes.gather((now - met) / (step - met_at)))
-                meet, met, met_at = step + max(1, min(AGREE_EVERY, int(AGREE_WITHIN / slowest))), now, step
                 if stop or due:
                     losses.look()
                     state.seconds = time.perf_counter() - start
