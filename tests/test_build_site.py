@@ -76,7 +76,7 @@ def test_a_caption_moves_into_the_figure_and_says_what_is_seen():
 
 
 def test_a_solution_stays_folded_and_its_code_is_coloured():
-    page = render("<details><summary>Solution</summary>\n\n```python solution\nassert x\n```\nSo.\n</details>", "")
+    page = render("<details><summary>Solution</summary>\n\n```python\nassert x\n```\nSo.\n</details>", "")
     assert page.startswith("<details><summary>") and page.rstrip().endswith("</details>")
     assert '<span class="k">assert</span>' in page and "```" not in page
 

@@ -1,5 +1,6 @@
 """The notebooks as a reader runs them: papermill end to end, solutions included, and what they measured."""
 
+import ast
 import json
 import os
 import re
@@ -18,18 +19,42 @@ import readme  # noqa: E402
 from run_all import NOTEBOOKS, NotebookFailed, measured, run_all, write_index  # noqa: E402
 
 NAMES = [path.stem for path in NOTEBOOKS]
+# Exercises that a cell checks: what it prints at first says so.
+EXERCISES = {path.stem: sum("not yet" in cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code") for path in NOTEBOOKS}
 EXPECTED = json.loads((ROOT / "tests" / "expected.json").read_text())
 
 
+def names(statement: ast.stmt) -> set[str]:
+    """What a statement of the top level assigns or defines."""
+    if isinstance(statement, ast.FunctionDef):
+        return {statement.name}
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
+def solved(exercise: str, solution: str) -> str | None:
+    """The code of an exercise with the solution in the place of what it defines; None if it defines nothing of it."""
+    given = set().union(*map(names, ast.parse(solution).body))
+    lines = exercise.splitlines()
+    stubs = [s for s in ast.parse(exercise).body if names(s) & given]
+    for stub in reversed(stubs):
+        lines[stub.lineno - 1 : stub.end_lineno] = solution.splitlines() if stub is stubs[0] else []
+    return "\n".join(lines) if stubs else None
+
+
 def with_solutions(path: Path) -> nbformat.NotebookNode:
-    """The notebook with the code of every folded solution as a cell of its own, after the text that holds it."""
+    """The notebook with the exercises solved, as a reader pastes the folded code; that of open ones in a cell of its own."""
     notebook = nbformat.read(path, 4)
-    cells = []
+    cells: list[nbformat.NotebookNode] = []
     for cell in notebook.cells:
         cells.append(cell)
-        if cell.cell_type == "markdown":
-            solutions = re.findall(r"^```python solution\n(.*?)^```", cell.source, re.M | re.S)
-            cells += [nbformat.v4.new_code_cell(code) for code in solutions]
+        for folded in re.findall(r"<details>.*?</details>", cell.source, re.S) if cell.cell_type == "markdown" else []:
+            for code in re.findall(r"^```python\n(.*?)^```", folded, re.M | re.S):
+                exercise = next(cell for cell in reversed(cells) if cell.cell_type == "code")
+                if whole := solved(exercise.source, code):
+                    exercise.source, exercise.metadata["solved"] = whole, True
+                else:
+                    cells.append(nbformat.v4.new_code_cell(code))
     notebook.cells = cells
     return notebook
 
@@ -50,6 +75,15 @@ def test_what_the_notebook_measured_is_within_its_tolerance(executed, name):
     assert set(numbers) == set(EXPECTED[name[:2]]), "tests/expected.json and lesson.record name different numbers"
     for key, (low, high) in EXPECTED[name[:2]].items():
         assert low <= numbers[key] <= high, f"{key} is {numbers[key]:.4g}, expected {low} to {high}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_solution_in_the_place_of_its_placeholder_is_right(executed, name):
+    cells = [cell for cell in nbformat.read(executed / f"{name}.ipynb", 4).cells if cell.metadata.get("solved")]
+    assert len(cells) == EXERCISES[name]
+    for cell in cells:
+        said = "".join(output.get("text", "") for output in cell.outputs)
+        assert said.rstrip().endswith("right") and "not yet" not in said, cell.source
 
 
 @pytest.mark.parametrize("name", NAMES)
