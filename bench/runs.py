@@ -35,6 +35,8 @@ RUNS = {
     "ablation-groups-32": ("tuned", SHORT | dict(model=dict(groups=32))),
     "seed-1": ("tuned", dict(seed=1)),
     "seed-2": ("tuned", dict(seed=2)),
+    "short-seed-1": ("tuned", SHORT | dict(seed=1)),                # beside ablation-tuned: how much chance there is in a bar
+    "short-seed-2": ("tuned", SHORT | dict(seed=2)),
 }
 
 
