@@ -161,7 +161,7 @@ class Meetings:
         self.processes, self.asked, self.next, self.time = processes, step, step + 1, time.perf_counter()
 
     def due(self, step: int, last: bool) -> bool:
-        """Whether they ask after this step, as after the last of an epoch; one process alone always does."""
+        """Whether they ask after this step. They always do after the last of an epoch; one process alone does after every step."""
         if self.processes.size > 1:
             if step < self.next and not last:
                 return False

@@ -141,7 +141,6 @@ def fit(
     replica = processes.wrap(model)                         # its gradients are means over all processes
     if isinstance(optimizer, SOAP):
         optimizer.processes = processes
-    meetings = Meetings(processes, step)
 
     def loss_of(x: Tensor) -> Tensor:                       # x: float [B, 3, H, W] in [-1, 1], on the device
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -156,6 +155,7 @@ def fit(
         if after_epoch:
             after_epoch(run)
 
+    meetings = Meetings(processes, step)
     with interrupts() as interrupted, tqdm(total=steps, initial=step, unit="step", desc="training", disable=not first) as bar:
         while len(run.history) < config.epochs:
             model.train()

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis.strategies import integers
 
-from dcae_lib.distributed import World, world
+from dcae_lib.distributed import AGREE_EVERY, AGREE_WITHIN, Meetings, World, world
 
 if sys.platform == "win32":
     pytest.skip("torchrun's store needs a libuv that torch for Windows comes without", allow_module_level=True)
@@ -235,6 +235,35 @@ def test_a_process_alone_asks_nobody():
     assert processes.weight(7) == 1 and torch.equal(processes.mine(x), x)
     model = torch.nn.Linear(1, 1)
     assert processes.wrap(model) is model and not torch.distributed.is_initialized()
+
+
+class TwiceAsSlow:
+    """Two processes, of which the other one takes twice as long for a step."""
+
+    size = 2
+
+    @staticmethod
+    def gather(seconds):
+        return [seconds, 2 * seconds]
+
+
+def meetings(monkeypatch, seconds, steps, processes=TwiceAsSlow, last=()):
+    """After which of so many steps, of so many seconds each, the processes ask each other."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    plan, asked = Meetings(processes, 0), []
+    for step in range(1, steps + 1):
+        now[0] += seconds
+        asked += [step] if plan.due(step, step in last) else []
+    return asked
+
+
+def test_processes_ask_each_other_every_few_steps_and_seconds(monkeypatch):
+    assert meetings(monkeypatch, 0.001, 35) == [1, 1 + AGREE_EVERY, 1 + 2 * AGREE_EVERY, 1 + 3 * AGREE_EVERY]
+    assert meetings(monkeypatch, AGREE_WITHIN / 7, 10) == [1, 4, 7, 10]             # three of the slower process fit in
+    assert meetings(monkeypatch, 2 * AGREE_WITHIN, 3) == [1, 2, 3]
+    assert meetings(monkeypatch, 0.001, 20, last=(5,)) == [1, 5, 5 + AGREE_EVERY]
+    assert meetings(monkeypatch, 0.001, 4, World()) == [1, 2, 3, 4]
 
 
 @given(count=integers(1, 40), size=integers(1, 9))

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -37,6 +38,7 @@ def solved(exercise: str, solution: str) -> str | None:
     given = set().union(*map(names, ast.parse(solution).body))
     lines = exercise.splitlines()
     stubs = [s for s in ast.parse(exercise).body if names(s) & given]
+    assert all(after.lineno == before.end_lineno + 1 for before, after in pairwise(stubs)), "the solution would replace its check"
     for stub in reversed(stubs):
         lines[stub.lineno - 1 : stub.end_lineno] = solution.splitlines() if stub is stubs[0] else []
     return "\n".join(lines) if stubs else None
