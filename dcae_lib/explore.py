@@ -5,9 +5,12 @@ import html
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -25,6 +28,26 @@ SHOWN = 12                                                  # thumbnails
 # Even: an odd count has a level in the middle, where most values are, and would cost less than the even one before.
 LEVELS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 MOST_PIXELS = 16_000_000                                    # of an uploaded picture: a telephone's photo fits
+
+
+def figure(draw: Callable[[Any], Figure], control: widgets.ValueWidget) -> Explorer:
+    """A control above the figure that `draw` makes of its value.
+
+    ipywidgets' own `interact` puts figures into an Output widget, on which papermill now and then waits forever (nbclient
+    issue 312).
+    """
+    picture, message = widgets.Image(), label("")
+
+    def show() -> None:
+        made, file = draw(control.value), io.BytesIO()
+        made.savefig(file, format="png")
+        plt.close(made)
+        picture.value = file.getvalue()
+
+    redraw = Redraw(show, message)
+    redraw.watch(control)
+    redraw()
+    return Explorer([control, picture], {"control": control}, {"figure": picture}, message, draw(control.value))
 
 
 def channels(model: DCAE, images: ImageSet) -> Explorer:

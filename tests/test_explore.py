@@ -638,3 +638,27 @@ def test_at_first_an_upload_shows_a_photo_of_the_course_or_yours(course, tmp_pat
     cat = read_picture(resource("photos") / "cat.webp", "cat")
     assert rows["middle"].shape == (3, 3, 96, 96) and names == ["original", "reconstruction", "error × 8"]
     assert (to_uint8(rows["middle"][0]).permute(1, 2, 0).numpy() == np.array(cat)[102:198, 177:273]).all()
+
+
+# ---- any figure
+
+
+def test_a_figure_follows_its_control_and_tells_what_its_function_raises():
+    def draw(height):
+        fig, ax = plt.subplots()
+        ax.bar(["a"], [height])
+        if height > 5:
+            raise ValueError("too tall")
+        return fig
+
+    explorer = explore.figure(draw, widgets.IntSlider(1, 0, 9))
+    shown, before = explorer.pictures["figure"], explorer.pictures["figure"].value
+    assert before == base64.b64decode(explorer.still) and bytes(before).startswith(b"\x89PNG")
+    explorer.controls["control"].value = 3
+    assert shown.value != before and explorer.message.value == ""
+    after = shown.value
+    explorer.controls["control"].value = 6
+    assert shown.value == after and "too tall" in explorer.message.value
+    explorer.controls["control"].value = 1
+    assert shown.value == before and explorer.message.value == ""
+    plt.close("all")
