@@ -1,6 +1,5 @@
 """Explorers of the codec beside those that people use: the best picture for so many bytes, and curves of rate and distortion."""
 
-import io
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -226,10 +225,7 @@ def curves(record: dict) -> Explorer:
 
     @lru_cache
     def drawn(metric: str, way: str) -> bytes:
-        fig, file = figure(metric, way), io.BytesIO()
-        fig.savefig(file, format="png", dpi=200)
-        plt.close(fig)
-        return file.getvalue()
+        return plots.figure_png(figure(metric, way), dpi=200)
 
     def draw() -> None:
         picture.image.value = drawn(metric.value, way.value)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -39,10 +38,7 @@ def figure(draw: Callable[[Any], Figure], control: widgets.ValueWidget) -> Explo
     picture, message = widgets.Image(), label("")
 
     def show() -> None:
-        made, file = draw(control.value), io.BytesIO()
-        made.savefig(file, format="png")
-        plt.close(made)
-        picture.value = file.getvalue()
+        picture.value = plots.figure_png(draw(control.value))
 
     redraw = Redraw(show, message)
     redraw.watch(control)
@@ -205,9 +201,9 @@ def quantisation(model: DCAE, images: ImageSet) -> Explorer:
     Redraw(draw, message).watch(pick.choice, levels)
     draw()
     some = (2, 4, 8, 16, 32, 64, 256)
-    shown = {k: [rounded(k, n) for n in some] for k in range(min(2, len(x)))}
-    titles = [f"{n} levels\n{_psnr(y, x[0])}\n{bits:.1f} bpp" for n, (y, bits) in zip(some, shown[0])]
-    still = plots.image_rows({f"image {k}": torch.stack([y for y, _ in row]) for k, row in shown.items()}, titles)
+    shown = [rounded(0, n) for n in some]
+    titles = [f"{n} levels\n{_psnr(y, x[0])}\n{bits:.1f} bpp" for n, (y, bits) in zip(some, shown)]
+    still = plots.image_rows({"image 0": torch.stack([y for y, _ in shown])}, titles)
     return Explorer(
         [pick, levels, spent, widgets.HBox([original, result, error])],
         {"image": pick.choice, "levels": levels},

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from .data import DataError, to_uint8
-from .plots import RED
+from .cifar10 import DataError
+from .data import to_uint8
+from .plots import RED, figure_png
 
 SIDE = 192                                                  # of a picture on the screen, in CSS pixels
 STYLE = """<style>
@@ -44,10 +45,7 @@ class Explorer(widgets.VBox):
     def __init__(self, rows: list, controls: dict, pictures: dict, message: widgets.HTML, still: Figure):
         super().__init__([widgets.HTML(STYLE), *rows, message])
         self.controls, self.pictures, self.message = controls, pictures, message
-        file = io.BytesIO()
-        still.savefig(file, format="png")
-        plt.close(still)
-        self.still = base64.b64encode(file.getvalue()).decode()
+        self.still = base64.b64encode(figure_png(still)).decode()
 
     def _repr_mimebundle_(self, **kwargs):
         return {**super()._repr_mimebundle_(**kwargs), "image/png": self.still}
@@ -125,12 +123,14 @@ def label(text: str) -> widgets.HTML:
 
 
 def slider(name: str, value, low, high, step, width: int = 340, kind=widgets.FloatSlider, **options) -> widgets.Widget:
+    """A slider of `kind` from low to high in steps, `width` CSS pixels wide with its name and value."""
     style = {"description_width": "auto" if name else "0"}
     layout = widgets.Layout(width=f"{width}px")
     return kind(value, min=low, max=high, step=step, description=name, layout=layout, style=style, **options)
 
 
 def press(name: str, callback: Callable) -> widgets.Button:
+    """A button that calls back, with itself, when it is pressed."""
     button = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
     button.on_click(callback)
     return button

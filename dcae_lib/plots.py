@@ -1,5 +1,6 @@
 """Figures in one style: the original left or above, the result right or below, pixels never smoothed."""
 
+import io
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -42,6 +43,14 @@ def use_style() -> None:
             "figure.constrained_layout.use": True,
         }
     )
+
+
+def figure_png(fig: Figure, dpi: float | str = "figure") -> bytes:
+    """A figure as a PNG file, in dots per inch ("figure": its own); the figure is closed."""
+    file = io.BytesIO()
+    fig.savefig(file, format="png", dpi=dpi)
+    plt.close(fig)
+    return file.getvalue()
 
 
 def show_image(ax: Axes, x: Tensor, title: str = "", bound: float | None = None) -> None:
