@@ -192,7 +192,7 @@ def _pack(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, devic
         tensors |= {f"optimizer/{i}/{key}": torch.as_tensor(value) for key, value in state.items() if value is not None}
     tensors["random/cpu"] = torch.get_rng_state()
     if device.type != "cpu":
-        tensors["random/device"] = getattr(torch, device.type).get_rng_state()
+        tensors["random/device"] = getattr(torch, device.type).get_rng_state(*_number(device))
     return tensors
 
 
@@ -209,7 +209,12 @@ def _unpack(
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
     torch.set_rng_state(tensors["random/cpu"])
     if device.type != "cpu" and "random/device" in tensors:
-        getattr(torch, device.type).set_rng_state(tensors["random/device"])
+        getattr(torch, device.type).set_rng_state(tensors["random/device"], *_number(device))
+
+
+def _number(device: torch.device) -> tuple[torch.device, ...]:
+    """Which of several: CUDA's functions take the current one for the default; Apple's GPU is one."""
+    return (device,) if device.type == "cuda" else ()
 
 
 def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import lru_cache
 from numbers import Integral
@@ -237,6 +237,7 @@ def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
 
 def compress_file(codec: Codec, file: Path, to: Path, options, progress: Callable[[float], None]) -> str:
     """Compress one picture, read the bytes back, and say what became of it."""
+    check_free([to], options.overwrite)
     picture = pil_to_tensor(read_picture(file, str(file), MOST_PIXELS, options.background))
     data = codec.compress(picture, options.quality, progress=lambda share: progress(share / 2))
     again = codec.decompress(data, lambda share: progress(0.5 + share / 2))
@@ -268,6 +269,7 @@ def decompress_file(codec: Codec, file: Path, to: Path, options, progress: Calla
 
 
 def check_free(names: list[Path], overwrite: bool) -> None:
+    """Raise ValueError for a file that is there and may not be replaced."""
     for name in names:
         if name.exists() and not overwrite:
             raise ValueError(f"{name} is there already; --overwrite replaces it")
@@ -296,8 +298,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not file.name:
             parser.error(f"{file} is a folder; name the files in it")
     targets = [options.out / file.with_suffix(suffix).name for file in options.files]
+    times = Counter(targets)
     for file, target in zip(options.files, targets):
-        if targets.count(target) > 1:
+        if times[target] > 1:
             parser.error(f"more than one of the files would become {target}, {file} among them; give them folders of their own")
     if options.command == "compress":
         if options.quality not in QUALITIES:
@@ -323,7 +326,6 @@ def main(arguments: list[str] | None = None) -> int:
                 bar.update(k + share - bar.n)
 
             try:
-                check_free([target], options.overwrite)
                 line = do(codec, file, target, options, progress)
                 bar.write(line, file=sys.stdout)
             except (DataError, OSError, ValueError) as error:

@@ -29,7 +29,7 @@ class TrainConfig:
     precision: str = "float32"              # "bfloat16": autocast, where the processor has it
     model: dict = field(default_factory=dict)           # arguments of DCAE(...)
     seed: int = 0                           # of the initial weights, the order of the images and dropout
-    device: str | None = None               # None: CUDA, else MPS, else CPU
+    device: str | None = None               # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
 
     def __post_init__(self):
         object.__setattr__(self, "crop", (self.crop,) if isinstance(self.crop, int) else tuple(self.crop))

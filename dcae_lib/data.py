@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .cifar10 import CLASSES, SHA256, DataError, load_cifar10
+from .process import asked_device
 from .resources import resource
 
 # How to set a picture upright, by its EXIF orientation; 1 is upright.
@@ -78,7 +79,8 @@ def load_images(source: str | Path = "sample", size: int | tuple[int, int] | Non
 
     For a folder: `size` is a side, or (height, width), to which every image is brought: fit="crop" scales and
     cuts the centre, fit="resize" stretches. Without a size all images must have the same. A tenth, chosen with
-    a fixed seed, is the test set; labels are None. Raises DataError if the images cannot be had or read.
+    a fixed seed, is the test set; labels are None. Raises DataError if the images cannot be had or read, and ValueError
+    for another fit, a side below 1, or a size for images that have theirs.
     """
     if source in ("sample", "cifar10") and size is not None:
         raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
@@ -128,9 +130,8 @@ def at_a_time(images: ImageSet) -> int:
 
 
 def best_device(name: str | None = None) -> torch.device:
-    """The named device; without a name CUDA, else Apple's MPS, else the CPU. ValueError if it is not there."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """The named device; without a name that in DCAE_DEVICE, else CUDA, else Apple's MPS, else the CPU. ValueError if it is not there."""
+    name = asked_device(name) or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:         # AssertionError: torch was built without CUDA

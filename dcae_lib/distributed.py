@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .process import asked_device
+
 T = TypeVar("T")
 CUT = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")      # what gloo says when another process ends
 PATIENCE = timedelta(hours=1)                               # one process may fetch the data while the others wait
@@ -77,15 +79,14 @@ class World(NamedTuple):
 
     def own_device(self, name: str | None) -> torch.device:
         """The device of this process, one of several: a GPU of its own, or the CPU. ValueError for another."""
-        if name is None:
-            name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = asked_device(name) or ("cuda" if torch.cuda.is_available() else "cpu")
         if name == "cpu":
             return torch.device("cpu")
         place = int(os.environ.get("LOCAL_RANK", "0"))
         if name != "cuda":
             raise ValueError(f'several processes train on "cuda", one GPU each, or on the "cpu", not on {name!r}')
         if place >= torch.cuda.device_count():
-            raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs; start as many processes on it, not more")
+            raise ValueError(f"this machine has {torch.cuda.device_count()} GPUs; start as many processes on it, not more, or name the device cpu")
         return torch.device("cuda", place)
 
     def gather(self, value: T) -> list[T]:
@@ -200,7 +201,7 @@ def world(device: str | None = None) -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
+    on_gpu = torch.cuda.is_available() and (asked_device(device) or "cuda").startswith("cuda")
     if "LOCAL_RANK" not in os.environ:
         raise ValueError("WORLD_SIZE asks for several processes, and LOCAL_RANK is not set: start the training with torchrun")
     several_machines = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1

@@ -11,7 +11,7 @@ WINDOW = 11                 # pixels, of SSIM
 
 
 def l1(y: Tensor, x: Tensor) -> Tensor:
-    """Mean absolute difference per image, on the scale of the inputs: [B, C, H, W] twice → [B]."""
+    """Mean absolute difference per image, on the scale of the inputs: floats [B, C, H, W] twice → [B]. ValueError for others."""
     _check(y, x)
     return (y.float() - x.float()).abs().mean((1, 2, 3))
 
@@ -20,7 +20,7 @@ def psnr(y: Tensor, x: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB per image, pixels in [-1, 1], y clamped to that: [B, C, H, W] twice → [B].
 
     10·log₁₀(1 / MSE) on [0, 1]; infinite for equal images. The mean of these is what the course reports; pooling
-    the error over a set first reads lower.
+    the error over a set first reads lower. ValueError for other shapes and for what is not floats.
     """
     _check(y, x)
     return peak_signal_noise_ratio(_unit(y), _unit(x), data_range=1.0, reduction="none", dim=(1, 2, 3))
@@ -29,7 +29,8 @@ def psnr(y: Tensor, x: Tensor) -> Tensor:
 def ssim(y: Tensor, x: Tensor) -> Tensor:
     """Structural similarity per image, 1 for equal images; pixels in [-1, 1], y clamped: [B, C, H, W] twice → [B].
 
-    Gaussian window of 11 pixels, sigma 1.5. Wang et al. 2004, section III.B.
+    Gaussian window of 11 pixels, sigma 1.5; ValueError for smaller images, other shapes and what is not floats.
+    Wang et al. 2004, section III.B.
     """
     _check(y, x)
     if min(x.shape[2:]) < WINDOW:

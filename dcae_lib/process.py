@@ -1,6 +1,7 @@
-"""What is set up in a process: Ctrl-C that waits for the end of a step, memory that is kept, one thread for small work."""
+"""What is set up in a process: its device, Ctrl-C that waits for the end of a step, memory that is kept, one thread for small work."""
 
 import ctypes
+import os
 import platform
 import signal
 import threading
@@ -8,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def asked_device(name: str | None = None) -> str | None:
+    """The named device, else the one in the environment variable DCAE_DEVICE; None: nobody asked for one."""
+    return name or os.environ.get("DCAE_DEVICE") or None
 
 
 @contextmanager
@@ -30,6 +36,19 @@ def interrupts() -> Iterator[list[int]]:
     before = signal.signal(signal.SIGINT, note)
     try:
         yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def no_interrupts() -> Iterator[None]:
+    """Within, which must be short, Ctrl-C is ignored; so it is for good in the processes that are started within."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -75,7 +75,7 @@ class SOAP(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            self._step()                                    # as exact under autocast as without
+            self._step()                                    # on CPU and CUDA as exact under autocast as without
         return loss
 
     def _step(self) -> None:

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from .cifar10 import DataError
 from .data import ImageSet, Splits, read_picture, to_model
+from .process import no_interrupts
 
 WORKERS = 2                 # of each training process
 SHARDS_AT_A_TIME = 8        # the images of so many shards are mixed: a reader of a million does not jump among all of them
@@ -35,9 +37,11 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
     source: a folder of images; or tar shards in WebDataset's format (uncompressed; each image a member, such as
     000123.jpg): a folder of them, a list of them, or one. crop: a side, or several, of which each batch has one.
     Where an image is shorter than that, the crop is, and it is scaled up. A tenth of the images, 500 at most, is the test
-    set, in memory: the centre of each, at the largest side. workers: processes that read; 0: this one does.
+    set, in memory: the centre of each, at the largest side. workers: processes that read; 0: this one does. (Where they are
+    not forked, as on macOS and Windows, a program of yours that trains must stand under `if __name__ == "__main__":`.)
 
-    Memory holds about 30 bytes for each image and the length of the longest name, whatever the pictures' size. The sums
+    Memory holds about 30 bytes for each image and the length of the longest name, whatever the pictures' size: in this
+    process, and in each worker that is not forked. The sums
     (`sha256`) of the training images are of names, lengths and sides, not of pixels. An image that cannot be read is named
     in a warning, and another one taken. Raises DataError if there is nothing to read or 20 in a row cannot be read,
     ValueError for a crop that is no side or a number of workers below 0.
@@ -79,7 +83,7 @@ class Files:
         if isinstance(source, (str, Path)):
             self.name, shards = Path(source).name, [Path(source)]
             if not shards[0].exists():
-                raise DataError(f"there is no folder or tar file {source}")
+                raise DataError(f"there is no folder or tar file {source}: crops are of images in a folder or in tar shards")
             if shards[0].is_dir():
                 self.root = shards[0]
                 shards = sorted(self.root.glob("*.tar"))
@@ -124,6 +128,7 @@ class ImageStream:
         self.name = f"{files.name} train"
         self.sha256 = hashlib.sha256(f"{files.sha256} {crops}".encode()).hexdigest()
         self.device = torch.device("cpu")
+        self.loader: DataLoader | None = None               # with workers that have done an epoch and wait for the next
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -147,12 +152,13 @@ class ImageStream:
         # Lists to the workers and arrays back: tensors would go through shared memory, of which a container has little.
         plan = (((part(index) if part else index).tolist(), self.crops[side], seed)
                 for index, side in islice(zip(order, sides), skip, None))
-        generator = torch.Generator()                       # of the loader's own: that of torch is the model's
-        loader: DataLoader = DataLoader(
-            Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, num_workers=self.workers, generator=generator,
-            worker_init_fn=_ignore_interrupts,
-        )
-        for pictures, notes in loader:
+        loader, self.loader = self.loader, None             # an epoch beside this one starts workers of its own
+        if loader is None:
+            loader = self._loader()
+        cast(Plan, loader.sampler).plan = plan
+        with no_interrupts():                               # a worker that starts would end by it
+            read = iter(loader)
+        for pictures, notes in read:
             for note in notes:
                 warnings.warn(note, stacklevel=2)
             if pictures is None:
@@ -162,6 +168,15 @@ class ImageStream:
                 yield to_model(x.pin_memory().to(self.device, non_blocking=True))
             else:
                 yield to_model(x.to(self.device))
+        self.loader = loader
+
+    def _loader(self) -> DataLoader:
+        """Workers that read what a plan says; they stay, since where they are not forked each imports torch anew."""
+        return DataLoader(
+            Crops(self), sampler=Plan(), batch_size=None, collate_fn=tuple, num_workers=self.workers,
+            generator=torch.Generator(),                    # that of torch is the model's
+            worker_init_fn=_ignore_interrupts, persistent_workers=self.workers > 0,
+        )
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """A permutation of the images, in which those of a few shards at a time are mixed."""
@@ -170,6 +185,15 @@ class ImageStream:
         turn = torch.randperm(len(self.files.paths), generator=generator) // together
         shuffled = torch.rand(len(self), generator=generator, dtype=torch.float64)
         return torch.argsort(turn[torch.from_numpy(self.files.path)[self.chosen]] + shuffled)
+
+
+class Plan:
+    """The batches of the epoch that begins, for a loader that outlives it."""
+
+    plan: Iterator[tuple[list[int], int, int]] = iter(())
+
+    def __iter__(self) -> Iterator[tuple[list[int], int, int]]:
+        return self.plan
 
 
 class Crops(Dataset):

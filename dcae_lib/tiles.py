@@ -25,6 +25,7 @@ def reconstruct(
     in which one fades into the other (without overlap they stand side by side); the picture's edges are repeated
     outwards, as far as the tiles reach.
     `after_row` is told the share that is done, in (0, 1]. Pixels in [-1, 1], on any device; the result is where x was.
+    The model must be in evaluation mode. ValueError for another shape, or a tile or overlap that does not fit.
     """
     if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
         raise ValueError(f"expected one picture [3, H, W], got shape {list(x.shape)}")

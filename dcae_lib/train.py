@@ -8,11 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, cast
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from .cifar10 import DataError
 from .config import PRESETS, TrainConfig, learning_rate, optimizer_class
 from .data import ImageSet, Splits, at_a_time, best_device, load_images, to_model, to_uint8
 from .distributed import ALONE, Meetings, ProcessesDiffer, StoppedElsewhere, World, restarts, world
-from .model import DCAE, M
+from .model import DCAE, M, save_pretrained
 from .process import interrupts, keep_memory
 from .provenance import provenance
 from .soap import SOAP
@@ -51,10 +53,11 @@ class Run(Generic[M]):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The test metrics of the last epoch."""
+        """The test metrics of the last epoch: what `evaluate` says, or for a codec's model `estimate`."""
         if not self.history:
             raise RuntimeError("no epoch of this run is complete: there are no metrics yet; evaluate(run.model, ...) makes some")
-        return {name: self.history[-1][name] for name in ("l1", "l1_01", "psnr", "ssim")}
+        others = ("epoch", "seconds", "images_per_second")
+        return {name: value for name, value in self.history[-1].items() if name not in others and not name.startswith("train_")}
 
 
 def train(
@@ -75,14 +78,15 @@ def train(
     batch stays config.batch_size in all. The first process alone writes, shows the bar and calls `after_epoch`.
 
     Raises NonFiniteLoss within 50 steps of the first loss that is NaN or infinite, and where SOAP meets such a
-    gradient; ValueError if `out` holds checkpoints of another training (a finished one is replaced), and for a crop that
-    is no multiple of the model's factor or less than 11; CheckpointError if a checkpoint cannot be written.
+    gradient; ValueError if `out` holds checkpoints of another training (a finished one is replaced), and for crops or images
+    with a side that is no multiple of the model's factor or less than 11; CheckpointError if a checkpoint cannot be written.
     """
     def build() -> DCAE:
         model = DCAE(**config.model)
-        for side in config.crop:                            # else the network or SSIM says so, after the first epoch
+        for side in config.crop or found.test.images.shape[2:]:                # else SSIM says so, after the first epoch
             if side % model.factor or side < metrics.WINDOW:
-                raise ValueError(f"a crop must be a multiple of {model.factor} and at least {metrics.WINDOW} pixels, got {side}")
+                what = "a crop" if config.crop else "the side of an image"
+                raise ValueError(f"{what} must be a multiple of {model.factor} and at least {metrics.WINDOW} pixels, got {side}")
         return model
 
     def l1(model: nn.Module, x: Tensor) -> Tensor:
@@ -90,8 +94,8 @@ def train(
 
     task = Task("l1", build, l1, evaluate, save_run)
     with world(config.device) as processes:
-        splits = splits or processes.machine_first(lambda: images_of(config))
-        return fit(task, config, out, splits, after_epoch, save_every, processes)
+        found = splits or processes.machine_first(lambda: images_of(config))
+        return fit(task, config, out, found, after_epoch, save_every, processes)
 
 
 class Task(NamedTuple, Generic[M]):
@@ -143,7 +147,7 @@ def fit(
         optimizer.processes = processes
 
     def loss_of(x: Tensor) -> Tensor:                       # x: float [B, 3, H, W] in [-1, 1], on the device
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext():
             return task.loss(replica, x)
 
     if processes.size > 1:      # DDP sorts gradients anew after its first backward pass, and the order decides how sums are rounded
@@ -226,7 +230,7 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) 
 
     l1: on [-1, 1], output as it is; l1_01: half of that, the same on [0, 1]; psnr (dB) and ssim: on output clamped
     to [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and restores its mode; as many at a
-    time as have the pixels of 500 of 32×32, or `batch_size`.
+    time as have the pixels of 500 of 32×32, or `batch_size`. ValueError for images that SSIM's window of 11 pixels does not fit into.
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
@@ -263,17 +267,23 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
 
 
 def save_run(run: Run[DCAE], splits: Splits, out: Path) -> None:
-    """Write the model, with its card, and `history.json`: config, hashes of the data, sessions, and a dict per epoch."""
+    """Write the model, with its card, and `history.json`."""
+    save_record(run, splits, out, card)
+
+
+def save_record(run: Run[M], splits: Splits, out: Path, card: Callable[[Run[M], int], str], **more: str) -> None:
+    """Write the model and beside it `history.json`: config, hashes of the data, sessions, and a dict per epoch; and a card."""
+    parameters = sum(p.numel() for p in run.model.parameters())
     record: dict[str, Any] = dict(
-        config=asdict(run.config),
-        parameters=sum(p.numel() for p in run.model.parameters()),
+        config=asdict(run.config), **more,
+        parameters=parameters,
         data={images.name: images.sha256 for images in splits},
         sessions=run.sessions,
         history=run.history,
     )
     history = (json.dumps(record, indent=1, default=str) + "\n").encode()
-    beside = {"history.json": history, "README.md": card(run, record["parameters"]).encode()}
-    run.model.save_pretrained(out, beside, history_sha256=hashlib.sha256(history).hexdigest())
+    text = card(run, parameters).encode("utf-8", "backslashreplace")            # a folder's name may be no UTF-8
+    save_pretrained(run.model, out, {"history.json": history, "README.md": text}, history_sha256=hashlib.sha256(history).hexdigest())
 
 
 def card(run: Run[DCAE], parameters: int) -> str:
@@ -345,7 +355,9 @@ def status(do: Callable[[], Run[M]], summary: Callable[[Run[M]], str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     try:
         run = do()
-    except StoppedElsewhere:
+    except StoppedElsewhere as error:
+        if isinstance(error.__cause__, dist.DistBackendError):                  # NCCL's, perhaps in all processes: none else says why
+            print(f"process {rank}: {str(error.__cause__).splitlines()[0]}", file=sys.stderr)
         return 1
     except (NonFiniteLoss, ProcessesDiffer) as error:       # met by all
         if rank == 0:

@@ -54,6 +54,7 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
 
 
 def table(scores: dict[str, tuple[float, float]]) -> str:
+    """What was recorded and what was found, a line each."""
     width = max([6, *map(len, scores)])
     return "\n".join(f"{name:{width}} recorded {recorded:.6f}, found {value:.6f}" for name, (recorded, value) in scores.items())
 

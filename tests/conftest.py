@@ -1,8 +1,12 @@
-"""Pictures that several tests train on."""
+"""Pictures that several tests train on, and the device of all tests: the one on which runs repeat bit for bit."""
+
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
+
+os.environ["DCAE_DEVICE"] = "cpu"                           # also of the processes that tests start
 
 
 @pytest.fixture(scope="session")

@@ -214,6 +214,13 @@ def test_ctrl_c_leaves_only_whole_files(folder, monkeypatch, capsys):
     assert [path.name for path in (folder / "out").iterdir()] == ["cat.dcae"]
 
 
+def test_a_batch_is_not_stopped_by_a_picture_that_it_would_not_write(folder, codec, pixels):
+    (folder / "cat.dcae").write_bytes(codec.compress(torch.zeros(2, 3, 9, 9, dtype=torch.uint8)))
+    before = (folder / "cat.png").read_bytes()
+    assert main(["decompress", "cat.dcae", "--out", "."]) == 0
+    assert read(folder / "cat-1.png").shape == (3, 9, 9) and (folder / "cat.png").read_bytes() == before
+
+
 def test_a_batch_does_not_replace_what_the_same_command_wrote(codec, pixels, tmp_path, capsys):
     (tmp_path / "a-0.dcae").write_bytes(codec.compress(pixels["frog"], 40))
     (tmp_path / "a.dcae").write_bytes(codec.compress(np.stack([pixels["cat"]] * 2), 40))

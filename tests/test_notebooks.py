@@ -141,7 +141,8 @@ class TestStored:
     def test_every_cell_was_executed_and_figures_are_small(self, path):
         for cell in nbformat.read(path, 4).cells:
             if cell.cell_type == "code":
-                assert cell.execution_count and cell.source.count("\n") < 15
+                assert cell.execution_count, f"never run: {cell.source}"
+                assert cell.source.count("\n") < 15, f"longer than 15 lines: {cell.source}"
                 for output in cell.outputs:
                     assert output.output_type != "error"
                     assert len(output.get("data", {}).get("image/png", "")) < 150_000       # base64 of 110 KB

@@ -73,7 +73,7 @@ PLACES = [
     dict(sys_platform=system, os_name="nt" if system == "win32" else "posix", python_full_version=f"{python}.9")
     | dict(platform_machine=machine, python_version=python, implementation_name="cpython")
     for system, machine in [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64")]
-    for python in ("3.11", "3.12", "3.13")
+    for python in ("3.11", "3.12", "3.13", "3.14")
 ]
 
 
@@ -119,10 +119,10 @@ def test_a_module_imports_only_from_those_above_it():
         assert below == set(), f"{path.name} imports {below}, which stands below it"
 
 
-def test_no_module_is_longer_than_400_lines_nor_all_than_5250():
+def test_no_module_is_longer_than_400_lines_nor_all_than_5300():
     lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert {name: count for name, count in lines.items() if count > 400} == {}
-    assert sum(lines.values()) <= 5250
+    assert sum(lines.values()) <= 5300
 
 
 def test_every_module_says_what_it_is_for_in_one_line():

@@ -216,6 +216,7 @@ def test_a_training_begins_as_the_recorded_network_and_lowers_the_loss(sample, t
     for name, value in first.state_dict().items():
         torch.testing.assert_close(value, start.state_dict()[name], rtol=0, atol=1e-6)
     run = train_rate(config(epochs=4), tmp_path, splits)
+    assert run.metrics == {f"{kind}_{q}": run.history[-1][f"{kind}_{q}"] for q in SCORED for kind in ("bpp", "psnr")}
     assert run.history[-1]["train_loss"] < 0.9 * run.history[0]["train_loss"]
     assert same_weights(RateModel.from_pretrained(tmp_path), run.model) and run.model.config["context"] == dict(hidden=8)
     record = json.loads((tmp_path / "history.json").read_text())

@@ -29,7 +29,7 @@ SECRETS = [
     r"://[^/\s:@\"']+:[^/\s:@\"'{]+@",
 ]
 # A token that is empty, in the forms that Jupyter takes.
-OPEN_DOORS = [r"token\s*=\s*(''|\"\"|None\b)", r"password\s*=\s*(''|\"\")", r"disable_check_xsrf", r"allow_unauthenticated_access=True"]
+OPEN_DOORS = [r"token\s*=\s*(''|\"\"|None\b)", r"(?m)--[\w.]*token=(?=[\s`\"']|$)", r"password\s*=\s*(''|\"\")", r"disable_check_xsrf", r"allow_unauthenticated_access=True"]
 MACHINE = r"(?<![\w.])/(home|root|Users|tmp|work|mnt|opt)/\w|\b[A-Z]:\\\\(Users|home)"
 
 

@@ -1,10 +1,12 @@
 """Images that are read while training: folders and tar shards, any size, exactly resumable, whatever is broken."""
 
+import gc
 import io
 import multiprocessing
 import os
 import signal
 import tarfile
+import threading
 import warnings
 from functools import partial
 from pathlib import Path
@@ -329,7 +331,8 @@ def test_a_worker_that_was_killed_is_said(folder, tmp_path, monkeypatch, capsys)
             os.kill(os.getpid(), signal.SIGKILL)
         return read(files, i)
 
-    monkeypatch.setattr(Files, "read", killed)
+    monkeypatch.setattr(Files, "read", killed)             # which a forked worker inherits
+    monkeypatch.setattr("dcae_lib.stream.DataLoader", partial(DataLoader, multiprocessing_context="fork"))
     assert main(["--dataset", str(folder), "--crop", "16", "--epochs", "1", "--workers", "1", "--out", str(tmp_path / "out")]) == 1
     assert "a worker that reads images ended (DataLoader worker" in (said := capsys.readouterr().err) and "fewer --workers" in said
 
@@ -395,15 +398,53 @@ def test_a_shard_with_a_damaged_header_is_named(shards, tmp_path):
         stream_images(tmp_path, 16, workers=0)
 
 
-def test_workers_outlive_a_ctrl_c(folder, monkeypatch):
+def workers():
+    """The processes of workers that were not forked."""
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("when", ["while they start", "while they read"])
+def test_workers_outlive_a_ctrl_c(when, folder, monkeypatch):
     """However they are started: a terminal sends it to all processes."""
     monkeypatch.setattr("dcae_lib.stream.DataLoader", partial(DataLoader, multiprocessing_context="spawn"))
+    told = []
+
+    def tell():
+        told.extend(workers())
+        for worker in told:
+            worker.send_signal(signal.SIGINT)
+
     batches = stream_images(folder, 16, workers=1).train.batches(9, torch.Generator().manual_seed(0))
+    early = threading.Timer(0.3, tell)                      # a worker takes seconds to import torch
+    if when == "while they start":
+        early.start()
     first = next(batches)
-    for child in psutil.Process().children():
-        if "spawn_main" in " ".join(child.cmdline()):
-            child.send_signal(signal.SIGINT)
-    assert len(first) == 9 and sum(map(len, batches)) == 72
+    if when == "while they read":
+        tell()
+    assert len(told) == 1 and len(first) == 9 and sum(map(len, batches)) == 72
+
+
+def test_workers_stay_for_the_next_epoch_and_end_with_the_stream(folder, monkeypatch):
+    fresh = [epoch(stream_images(folder, 16), seed=seed) for seed in (1, 2)]
+    monkeypatch.setattr("dcae_lib.stream.DataLoader", partial(DataLoader, multiprocessing_context="spawn"))
+    splits = stream_images(folder, 16, workers=1)
+    assert same(epoch(splits, seed=1), fresh[0])
+    stayed = workers()
+    assert len(stayed) == 1 and same(epoch(splits, seed=2), fresh[1]) and workers() == stayed
+    del splits
+    gc.collect()
+    psutil.wait_procs(stayed, timeout=10)
+    assert not workers()
+
+
+def test_two_epochs_at_once_and_one_that_was_left_do_not_meet(folder):
+    splits = stream_images(folder, 16)
+    fresh = [epoch(stream_images(folder, 16, workers=0), seed=seed) for seed in (1, 2)]
+    assert same(epoch(splits, seed=1), fresh[0])
+    both = zip(*(splits.train.batches(7, torch.Generator().manual_seed(seed)) for seed in (1, 2)), strict=True)
+    assert all(same(got, wanted) for got, wanted in zip(zip(*both), fresh))
+    next(splits.train.batches(7, torch.Generator().manual_seed(3)))
+    assert same(epoch(splits, seed=2), fresh[1])
 
 
 @pytest.mark.parametrize("crop", [0, -3, (), (16, 0)])

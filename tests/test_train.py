@@ -9,17 +9,21 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
 from dcae_lib import DCAE, SOAP, Splits, TrainConfig, evaluate, load_images, metrics, to_model, train
-from dcae_lib.data import batches
-from dcae_lib.train import PRESETS, NonFiniteLoss, learning_rate, main
+from dcae_lib.checkpoint import _pack, _unpack
+from dcae_lib.data import batches, best_device
+from dcae_lib.distributed import StoppedElsewhere, World
+from dcae_lib.train import PRESETS, NonFiniteLoss, learning_rate, main, status
 
 
 @pytest.fixture(scope="module")
@@ -656,10 +660,11 @@ def test_the_command_line_says_which_model_cannot_be(model, message, folder, tmp
 
 
 def test_the_command_line_says_what_is_wrong_with_a_data_set_and_shows_no_traceback(tmp_path):
-    done = command("--dataset", "no/such/folder", "--out", "run", cwd=tmp_path)
+    missing = str(Path("no/such/folder"))
+    done = command("--dataset", missing, "--out", "run", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
-    message = 'no/such/folder is not a folder; load_images takes "sample", "cifar10" or a folder of images\n'
+    message = f'{missing} is not a folder; load_images takes "sample", "cifar10" or a folder of images\n'
     assert done.stderr == message
     assert not (tmp_path / "run").exists()
 
@@ -674,6 +679,53 @@ def test_the_command_line_says_what_is_wrong_with_a_data_set_and_shows_no_traceb
 def test_the_command_line_says_which_argument_cannot_be(arguments, message, folder, tmp_path, capsys):
     assert main([*arguments, "--dataset", str(folder), "--out", str(tmp_path / "run")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_scored_are_refused_before_the_training(tmp_path, capsys):
+    for k in range(20):
+        Image.new("RGB", (8, 12), (k, k, k)).save(tmp_path / f"{k}.png")
+    assert main(["--dataset", str(tmp_path), "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "the side of an image must be a multiple of 4 and at least 11 pixels, got 8" in said and "training:" not in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names of files that are no text")
+def test_a_folder_whose_name_is_no_text_is_trained_on_to_the_end(folder, tmp_path):
+    strange = tmp_path / os.fsdecode(b"k\xe9")
+    strange.symlink_to(folder)
+    assert main(["--dataset", str(strange), "--out", str(tmp_path / "run"), "--epochs", "1"]) == 0
+    assert r"k\udce9" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_what_the_exchange_between_gpus_refuses_in_all_processes_is_said(monkeypatch, capsys):
+    def refused():
+        try:
+            raise torch.distributed.DistBackendError("NCCL error: Duplicate GPU detected\nat NCCLUtils.hpp")
+        except torch.distributed.DistBackendError as error:
+            raise StoppedElsewhere("another process stopped, and says why") from error
+
+    monkeypatch.setenv("RANK", "1")
+    assert status(refused, str) == 1
+    assert capsys.readouterr().err == "process 1: NCCL error: Duplicate GPU detected\n"
+
+
+def test_a_checkpoint_keeps_the_random_state_of_the_gpu_that_trains(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": asked.append(device) or torch.zeros(1))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device="cuda": asked.append(device))
+    model, second = nn.Linear(1, 1), torch.device("cuda", 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    _unpack(_pack({"model": model}, optimizer, second), {"model": model}, optimizer, second)
+    assert asked == [second, second]
+
+
+def test_the_environment_names_a_device_and_an_argument_another(monkeypatch):
+    monkeypatch.setenv("DCAE_DEVICE", "abacus")
+    with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
+        best_device()
+    with pytest.raises(ValueError, match="not on 'abacus'"):
+        World(1, 2).own_device(None)
+    assert best_device("cpu") == World(1, 2).own_device("cpu") == torch.device("cpu")
 
 
 def test_a_folder_that_cannot_be_written_is_found_out_before_training(folder, tmp_path, capsys):

@@ -83,8 +83,8 @@ def visits(browser, site):
     return visits
 
 
-def test_there_is_a_page_with_a_title_for_each_notebook_and_for_the_readme(visits):
-    assert len(visits) == len(NOTEBOOKS) + 1
+def test_there_is_a_page_with_a_title_for_each_notebook_the_glossary_and_the_readme(visits):
+    assert len(visits) == len(NOTEBOOKS) + 2
     assert len({visit.title for visit in visits.values()}) == len(visits)
 
 
