@@ -31,7 +31,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 app: $(READY)    ## show notebook 06 as an app, without its code
-	$(BIN)/voila notebooks/06_exploring_latents.ipynb
+	$(BIN)/voila --Voila.auto_token=True notebooks/06_exploring_latents.ipynb
 
 test: $(READY)  ## all tests: unit and property tests, stored outputs (nbval), papermill, browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks

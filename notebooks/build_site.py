@@ -22,6 +22,7 @@ from PIL import Image
 from run_all import HERE, NOTEBOOKS
 
 ROOT = HERE.parent
+GLOSSARY = "GLOSSARY.md"
 REPOSITORY = os.environ.get("DCAE_REPOSITORY", "https://github.com/<owner>/dcae")
 
 
@@ -30,19 +31,25 @@ class LinkError(ValueError):
 
 
 def build(out: Path) -> list[Path]:
-    """Write index.html, a page for each notebook, their figures and the style into `out`; returns the pages."""
+    """Write index.html, a page for each notebook and the glossary, their figures and the style into `out`; returns the pages."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("style.css", "math.woff2", "OFL.txt"):
         shutil.copy(HERE / "site" / name, out)
     readme = re.sub(r"^\[!\[.*\n", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)     # badges are elsewhere
-    index = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(readme)])
-    pages = [write_page(out / "index.html", index, "README.md", f"[Start →](notebooks/{NOTEBOOKS[0].name})")]
+    pages = [write_page(out / "index.html", of_text(readme), "README.md", f"[Start →](notebooks/{NOTEBOOKS[0].name})")]
+    glossary = of_text((HERE / GLOSSARY).read_text(encoding="utf-8"))
+    pages.append(write_page(out / "GLOSSARY.html", glossary, f"notebooks/{GLOSSARY}", f"[Start →]({NOTEBOOKS[0].name})"))
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, 4)
         # The last line of the first cell holds the links to the notebooks before and after: they go to the header.
         notebook.cells[0].source, _, links = notebook.cells[0].source.rpartition("\n")
         pages.append(write_page(out / f"{path.stem}.html", caption_figures(notebook), f"notebooks/{path.name}", links))
     return pages
+
+
+def of_text(text: str) -> NotebookNode:
+    """A notebook of one text."""
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
 
 
 def write_page(page: Path, notebook: NotebookNode, source: str, links: str) -> Path:
@@ -123,7 +130,7 @@ def address(url: str, folder: str) -> str:
     path = posixpath.normpath(posixpath.join(folder, path))
     if not (ROOT / path).exists():
         raise LinkError(f"{folder or 'README.md'} links to {url}, and {path} does not exist")
-    if path == "README.md" or ROOT / path in NOTEBOOKS:
+    if path == "README.md" or ROOT / path in (*NOTEBOOKS, HERE / GLOSSARY):
         return ("index" if path == "README.md" else Path(path).stem) + ".html" + mark + fragment
     return f"{REPOSITORY}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}{mark}{fragment}"
 

@@ -75,7 +75,7 @@ def course() -> str:
     ways = [f"{name}: {', '.join(numbers)} ({sum(found[n][2] for n in numbers)} min)" for name, numbers in PATHS.items()]
     return "\n".join([
         *lines, "",
-        f"Minutes at {WORDS} words and {LINES} lines of code a minute, and {EXERCISE} for an exercise; seconds to run, each alone.",
+        f"Minutes at {WORDS} words and {LINES} lines of code a minute, and {EXERCISE} for an exercise; seconds to run, two at a time, a thread each.",
         "",
         f"- **{ways[0]}**, reading and running, no exercises.",
         f"- **A course of four weeks.** {'; '.join(ways[1:])}; with the exercises between the meetings.",
@@ -89,7 +89,7 @@ def picture() -> str:
     record = read("full/picture")
     means = {name: mean(values) for name, values in record["psnr"].items()}
     return (
-        f"*The first test image of each class, and the best that each codec makes of it in {record['budget']} bytes; mean PSNR at "
+        f"*The first test image of each class in the sample, and the best that each codec makes of it in {record['budget']} bytes; mean PSNR at "
         f"the right. Bytes that all files of a codec share are not counted, for any of them ({', '.join(means)}: "
         f"{', '.join(f'{value:.1f}' for value in means.values())} dB). On photographs it is otherwise: [see below](#compression).*"
     )
@@ -114,7 +114,7 @@ def scale() -> str:
         f"{max(drift['float64'].values()):.1g} in float64, and {max(drift['float64, eps 1e-6'].values()):.1g} in float64 with an eps of 1e-6.",
         "",
         f"Streaming {many['files']['count']:,} files takes {many['files']['mebibytes']:.0f} MiB of memory, {few['files']['count']:,} take "
-        f"{few['files']['mebibytes']:.0f} MiB; from tar shards {many['shards']['mebibytes']:.0f} and {few['shards']['mebibytes']:.0f} MiB. A worker "
+        f"{few['files']['mebibytes']:.0f} MiB; from tar shards {many['shards']['mebibytes']:.0f} and {few['shards']['mebibytes']:.0f} MiB (beyond what PyTorch itself takes). A worker "
         f"reads {many['files']['images_per_second']:,.0f} and {many['shards']['images_per_second']:,.0f} images a second, JPEG of 96×96 cropped to 64×64.",
     ])
 
@@ -180,12 +180,13 @@ def choices() -> str:
 def speed() -> str:
     """Training beside the loop that a reader would write first."""
     record = read("bench/train")
+    threads = f", {record['threads']} threads"
     names = {
         "reader, threads: 1": "a plain loop, 1 thread", "reader, threads: 2": "a plain loop, 2 threads",
-        "reader, keeping memory": "a plain loop, freed memory kept",
+        "reader, keeping memory": f"a plain loop, freed memory kept{threads}",
     }
     lines = ["| training, images per second | | |", "|---|---|---|"]
-    lines += [f"| {names.get(row['loop'], row['loop'])} | {row['images_per_second']:,} | {row['times_reader']:.2f}× |" for row in record["rows"]]
+    lines += [f"| {names.get(row['loop'], row['loop'] + threads)} | {row['images_per_second']:,} | {row['times_reader']:.2f}× |" for row in record["rows"]]
     return "\n".join([*lines, "", f"In turns, in one run, batch {record['batch']}; {record['hardware']}, {record['cores']} cores."])
 
 
@@ -242,8 +243,8 @@ def codec() -> str:
         *lines, "",
         f"BD-rates over {low:.0f} to {high:.0f} dB, all {record['images']:,} test images, from files that were written, read "
         f"back and decoded; negative: ours needs fewer bits. Near 30 dB one of our files has "
-        f"{middle['bytes'] + middle['constant']:.0f} bytes, of which {middle['bytes']:.0f} differ from image to image ({middle['psnr']:.2f} dB, SSIM {middle['ssim']:.3f}). The coder takes at most {waste:.2f} "
-        f"bytes per image more than its own probabilities ask for, at any quality. The KLT (a PCA of 8×8 blocks) has no file: it is a bound for "
+        f"{middle['bytes'] + middle['constant']:.0f} bytes, of which {middle['bytes']:.0f} differ from image to image ({middle['psnr']:.2f} dB, SSIM {middle['ssim']:.3f}). Header and checksum take 8 of them, and the coder at most {waste:.2f} "
+        f"bytes more than its own probabilities ask for, at any quality. The KLT (a PCA of 8×8 blocks) has no file: it is a bound for "
         f"coding each coefficient of the best linear transform of 8×8 blocks on its own.",
     ])
 
@@ -261,7 +262,7 @@ def codec_speed() -> str:
     for row in record["photos"]:
         if row["quality"] in (20, 60):
             lines.append(f"| {row['photo']} | {row['bytes']:,} | " + " | ".join(f"{row['psnr'][name]:.1f} dB" for name in names) + " |")
-    return "\n".join([*lines, "", f"32×32 images near 30 dB, each a file of its own but where said; {record['hardware']}."])
+    return "\n".join([*lines, "", f"32×32 images near 30 dB, each a file of its own but where said; times are the best of five rounds; {record['hardware']}."])
 
 
 def explorers() -> str:
