@@ -29,6 +29,7 @@ def repository(monkeypatch):
         ("", "notebooks/04_soap.ipynb", "04_soap.html"),
         ("notebooks", "04_soap.ipynb#a-fair-race", "04_soap.html#a-fair-race"),
         ("notebooks", "../README.md#results", "index.html#results"),
+        ("", "notebooks/GLOSSARY.md", "GLOSSARY.html"),
         ("", "#results", "#results"),
         ("", "dcae_lib/soap.py", "https://example.org/us/dcae/blob/main/dcae_lib/soap.py"),
         ("notebooks", "../bench/sweep.py#L9", "https://example.org/us/dcae/blob/main/bench/sweep.py#L9"),
@@ -105,9 +106,9 @@ def test_what_browsers_read_otherwise_than_tex_is_mended(tex, part):
     assert part in mathml(tex, "inline")
 
 
-def test_every_notebook_and_the_readme_become_a_page_without_a_script(tmp_path):
+def test_every_notebook_the_glossary_and_the_readme_become_a_page_without_a_script(tmp_path):
     pages = build_site.build(tmp_path)
-    assert [page.name for page in pages] == ["index.html", *(f"{path.stem}.html" for path in NOTEBOOKS)]
+    assert [page.name for page in pages] == ["index.html", "GLOSSARY.html", *(f"{path.stem}.html" for path in NOTEBOOKS)]
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert "<script" not in text and "/main/" in text and 'src="http' not in text
