@@ -241,7 +241,7 @@ def test_a_kill_and_a_half_written_file_come_one_after_the_other_at_every_write(
 @pytest.fixture(scope="module")
 def command(folder):
     """The command that trains on a folder of images, for some seconds, and a process that runs it."""
-    options = ["--epochs", "24", "--batch-size", "1", "--device", "cpu", "--dataset", str(folder)]
+    options = ["--epochs", "72", "--batch-size", "1", "--device", "cpu", "--dataset", str(folder)]
     small = '{"channels": [4, 8], "latent_channels": 4, "groups": 4, "dropout": 0.1}'
 
     @contextmanager
@@ -257,7 +257,7 @@ def command(folder):
             process.communicate()
 
     command.config = TrainConfig.preset(
-        "tuned", epochs=24, batch_size=1, device="cpu", dataset=str(folder), model=json.loads(small)
+        "tuned", epochs=72, batch_size=1, device="cpu", dataset=str(folder), model=json.loads(small)
     )
     return command
 
