@@ -224,4 +224,7 @@ def world(device: str | None = None) -> Iterator[World]:
             raise StoppedElsewhere("another process stopped, and says why") from error
         raise
     else:                                                   # after an error others may wait for this one: NCCL would wait for them
+        # Before torch 2.8 (its #154976) the group waits, with the interpreter's lock, for gloo's threads, and one of these may
+        # still wait for that lock to let go of the last tensor: asleep, this thread does not hold it.
+        time.sleep(0.2)
         dist.destroy_process_group()
