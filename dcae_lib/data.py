@@ -131,12 +131,12 @@ def at_a_time(images: ImageSet) -> int:
 
 def best_device(name: str | None = None) -> torch.device:
     """The named device; without a name that in DCAE_DEVICE, else CUDA, else Apple's MPS, else the CPU. ValueError if it is not there."""
-    name = asked_device(name) or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    chosen = asked_device(name) or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.zeros(0, device=name).device
+        return torch.zeros(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:         # AssertionError: torch was built without CUDA
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used ({reason}); name another, or none for the best") from error
+        raise ValueError(f"device {chosen!r}{'' if name else ' of DCAE_DEVICE'} cannot be used ({reason}); name another, or none for the best") from error
 
 
 # ---- the embedded sample

@@ -42,7 +42,7 @@ def interrupts() -> Iterator[list[int]]:
 
 @contextmanager
 def no_interrupts() -> Iterator[None]:
-    """Within, which must be short, Ctrl-C is ignored; so it is for good in the processes that are started within."""
+    """Within, a Ctrl-C is lost, so let it be short; processes that are forked or spawned within ignore it for good."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

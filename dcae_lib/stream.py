@@ -2,12 +2,14 @@
 
 import hashlib
 import io
+import multiprocessing
 import os
 import signal
 import tarfile
 import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -153,10 +155,11 @@ class ImageStream:
         plan = (((part(index) if part else index).tolist(), self.crops[side], seed)
                 for index, side in islice(zip(order, sides), skip, None))
         loader, self.loader = self.loader, None             # an epoch beside this one starts workers of its own
+        starting = no_interrupts() if loader is None else nullcontext()         # by a Ctrl-C a worker that starts would end
         if loader is None:
             loader = self._loader()
         cast(Plan, loader.sampler).plan = plan
-        with no_interrupts():                               # a worker that starts would end by it
+        with starting:
             read = iter(loader)
         for pictures, notes in read:
             for note in notes:
@@ -176,7 +179,11 @@ class ImageStream:
             Crops(self), sampler=Plan(), batch_size=None, collate_fn=tuple, num_workers=self.workers,
             generator=torch.Generator(),                    # that of torch is the model's
             worker_init_fn=_ignore_interrupts, persistent_workers=self.workers > 0,
+            multiprocessing_context=start_method() if self.workers else None,
         )
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"loader": None}             # workers belong to one process
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """A permutation of the images, in which those of a few shards at a time are mixed."""
@@ -216,6 +223,11 @@ class Crops(Dataset):
                 return None, notes
             pictures.append(random_crop(image, side, np.random.default_rng((seed, i))).numpy())
         return np.stack(pictures), notes
+
+
+def start_method() -> str | None:
+    """How workers are started: as Python does, but not by a fork server, whose children do hear a Ctrl-C while they start."""
+    return "spawn" if multiprocessing.get_start_method() == "forkserver" else None
 
 
 def _ignore_interrupts(worker: int) -> None:

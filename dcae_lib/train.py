@@ -201,6 +201,7 @@ def fit(
             state.losses.clear()
             state.seconds = 0.0
             processes.first_does(tell)
+    del images                                              # and with it workers that read: what is written now does not need them
     for name, value in run.history[-1].items():             # the last step broke the weights: no later loss shows it
         if not math.isfinite(value):
             raise NonFiniteLoss(f"the test {name} is {value} after the last step; lower the learning rate")

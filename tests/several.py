@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -111,7 +110,7 @@ def main() -> int:
         return cli(TrainConfig(epochs=1), splits=splits, after_epoch=show)
     elif WHAT == "broken-images":                           # of two processes the second one meets them
         if RANK:                                            # forked, its workers inherit this
-            dcae_lib.stream.DataLoader = partial(dcae_lib.stream.DataLoader, multiprocessing_context="fork")
+            dcae_lib.stream.start_method = lambda: "fork"
             dcae_lib.stream.Crops.__getitem__ = lambda self, key: (None, ["broken"])
         return main_of_train(["--out", str(FOLDER / "out"), "--dataset", str(resource("photos")), "--crop", "32", "--epochs", "1"])
     elif WHAT == "slow":

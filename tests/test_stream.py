@@ -1,5 +1,6 @@
 """Images that are read while training: folders and tar shards, any size, exactly resumable, whatever is broken."""
 
+import copy
 import gc
 import io
 import multiprocessing
@@ -7,8 +8,8 @@ import os
 import signal
 import tarfile
 import threading
+import time
 import warnings
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -332,7 +333,7 @@ def test_a_worker_that_was_killed_is_said(folder, tmp_path, monkeypatch, capsys)
         return read(files, i)
 
     monkeypatch.setattr(Files, "read", killed)             # which a forked worker inherits
-    monkeypatch.setattr("dcae_lib.stream.DataLoader", partial(DataLoader, multiprocessing_context="fork"))
+    monkeypatch.setattr("dcae_lib.stream.start_method", lambda: "fork")
     assert main(["--dataset", str(folder), "--crop", "16", "--epochs", "1", "--workers", "1", "--out", str(tmp_path / "out")]) == 1
     assert "a worker that reads images ended (DataLoader worker" in (said := capsys.readouterr().err) and "fewer --workers" in said
 
@@ -406,11 +407,13 @@ def workers():
 @pytest.mark.parametrize("when", ["while they start", "while they read"])
 def test_workers_outlive_a_ctrl_c(when, folder, monkeypatch):
     """However they are started: a terminal sends it to all processes."""
-    monkeypatch.setattr("dcae_lib.stream.DataLoader", partial(DataLoader, multiprocessing_context="spawn"))
+    monkeypatch.setattr("dcae_lib.stream.start_method", lambda: "spawn")
     told = []
 
     def tell():
-        told.extend(workers())
+        while not (found := workers()):
+            time.sleep(0.01)
+        told.extend(found)
         for worker in told:
             worker.send_signal(signal.SIGINT)
 
@@ -426,9 +429,10 @@ def test_workers_outlive_a_ctrl_c(when, folder, monkeypatch):
 
 def test_workers_stay_for_the_next_epoch_and_end_with_the_stream(folder, monkeypatch):
     fresh = [epoch(stream_images(folder, 16), seed=seed) for seed in (1, 2)]
-    monkeypatch.setattr("dcae_lib.stream.DataLoader", partial(DataLoader, multiprocessing_context="spawn"))
+    monkeypatch.setattr("dcae_lib.stream.start_method", lambda: "spawn")
     splits = stream_images(folder, 16, workers=1)
     assert same(epoch(splits, seed=1), fresh[0])
+    assert same(epoch(copy.deepcopy(splits), seed=1), fresh[0])                 # a copy starts workers of its own
     stayed = workers()
     assert len(stayed) == 1 and same(epoch(splits, seed=2), fresh[1]) and workers() == stayed
     del splits

@@ -721,7 +721,7 @@ def test_a_checkpoint_keeps_the_random_state_of_the_gpu_that_trains(monkeypatch)
 
 def test_the_environment_names_a_device_and_an_argument_another(monkeypatch):
     monkeypatch.setenv("DCAE_DEVICE", "abacus")
-    with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
+    with pytest.raises(ValueError, match="device 'abacus' of DCAE_DEVICE cannot be used"):
         best_device()
     with pytest.raises(ValueError, match="not on 'abacus'"):
         World(1, 2).own_device(None)
