@@ -265,7 +265,7 @@ def codec_speed() -> str:
     for row in record["photos"]:
         if row["quality"] in (20, 60):
             lines.append(f"| {row['photo']} | {row['bytes']:,} | " + " | ".join(f"{row['psnr'][name]:.1f} dB" for name in names) + " |")
-    return "\n".join([*lines, "", f"32×32 images near 30 dB, each a file of its own but where said; times are the best of five rounds; {record['hardware']}."])
+    return "\n".join([*lines, "", f"32×32 images near 30 dB, each a file of its own but where said; times are the best of several rounds; {record['hardware']}."])
 
 
 def explorers() -> str:
@@ -278,7 +278,7 @@ def explorers() -> str:
         f"{min(keys):.0f} to {max(keys):.0f} ms pass between pressing a key and seeing the change, in the five explorers that have "
         f"sliders. A photo of 1,024×1,024 pixels takes "
         f"{record['browser']['upload_seconds']:.1f} s from choosing the file to seeing the result. Medians of "
-        f"{record['rounds']}, of 5 for the photo; one thread ({record['processor']}). A "
+        f"{record['rounds']} rounds, of fewer for the photo; one thread ({record['processor']}). A "
         f"picture takes {record['picture_ms']['png']:.1f} ms to draw; as a matplotlib figure it would take {record['picture_ms']['figure']:.0f}."
     )
 

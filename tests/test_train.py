@@ -612,8 +612,6 @@ def test_the_command_line_takes_a_preset_and_changes_on_top_of_it(folder, tmp_pa
 
 def test_the_command_line_takes_the_tuned_preset_if_none_is_named_and_a_model_as_json(folder, tmp_path):
     options = ["--epochs", "1", "--batch-size", "8", "--optimizer", "AdamW", "--device", "cpu", "--model", SMALL]
-    if TrainConfig.preset("tuned").optimizer_args:
-        options[4:6] = []                                   # they are SOAP's
     assert main(["--out", str(tmp_path / "run"), "--dataset", str(folder), *options]) == 0
     settings, tuned = recorded(tmp_path / "run"), asdict(TrainConfig.preset("tuned"))
     assert settings["model"] == tuned["model"] | json.loads(SMALL)
