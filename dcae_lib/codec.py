@@ -53,6 +53,9 @@ class Codec:
         side = TILE // model.autoencoder.factor
         self.grid, self.factor = side, model.autoencoder.factor
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.model,)                    # so that other processes can be given a codec
+
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "Codec":
         """The codec with the weights in a folder, on the CPU; without one, the shipped weights.

@@ -135,7 +135,7 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
         for name, picture in pictures.items():
             file = found[name]
             picture.show(file.image if file else NOTHING, _title(files[name], file))
-        spent.show(_glow(bits), f"<b>DCAE, bits per site</b><br>0 dark … {bits.max():.0f} bright")
+        spent.show(plots.glow(bits / bits.max().clamp(min=1e-12)), f"<b>DCAE, bits per site</b><br>0 dark … {bits.max():.0f} bright")
         said.value = "counted: whole files" if headers.value else "not counted: what all files of a codec at one quality have alike"
 
     Redraw(draw, message).watch(pick.choice, size, headers)
@@ -161,12 +161,6 @@ def _title(files: list[Encoded], found: Encoded | None) -> str:
     whole = len(found.data)
     size = f"{whole}" if found.size == whole else f"{found.size} of {whole}"
     return f"<b>{found.name}</b>, quality {found.quality}<br>{size} bytes, {found.psnr:.1f} dB"
-
-
-def _glow(bits: Tensor) -> Tensor:
-    """From 0, dark, to the largest, bright: [h, w] → uint8 [3, h, w]."""
-    share = (bits / bits.max().clamp(min=1e-12)).numpy()
-    return torch.from_numpy(plt.get_cmap("magma")(share, bytes=True)[..., :3].copy()).permute(2, 0, 1)
 
 
 def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict, sizes: tuple[int, ...] = (150, 400)) -> Figure:

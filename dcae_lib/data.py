@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -184,7 +185,7 @@ def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits
         raise ValueError(f"size must be positive, got {size}")
     if not folder.is_dir():
         raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())
+    files = sorted(Path(path) for path, _ in image_files(folder))
     if len(files) < 2:
         found = "one image, and two are needed" if files else f"no images ({', '.join(IMG_EXTENSIONS)})"
         raise DataError(f"{folder} holds {found}: one for training and one for the test at least")
@@ -200,6 +201,28 @@ def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits
         _image_set(array[np.sort(order[tests:])], None, f"{folder.name} train"),
         _image_set(array[np.sort(order[:tests])], None, f"{folder.name} test"),
     )
+
+
+def image_files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Every image in a folder and those within it, links followed: its path and its length in bytes. DataError for what cannot be read."""
+    def refuse(error: OSError):
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or take it out of {folder}") from error
+
+    seen = set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(place)) in seen:       # a link leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            if os.path.splitext(name)[1].lower() in IMG_EXTENSIONS:
+                path = os.path.join(place, name)
+                try:
+                    length = os.path.getsize(path)
+                except OSError as error:
+                    refuse(error)
+                yield path, length
 
 
 def read_picture(

@@ -144,6 +144,11 @@ def pixel_grid(ax: Axes, values, colors, title: str = "") -> None:
     ax.axis("off")
 
 
+def glow(share: Tensor) -> Tensor:
+    """From 0, dark, to 1, bright: [H, W] → uint8 [3, H, W]."""
+    return torch.from_numpy(plt.get_cmap("magma")(share.cpu().numpy(), bytes=True)[..., :3].copy()).permute(2, 0, 1)
+
+
 def log_change(delta: Tensor, near: Tensor, scale: int = 8) -> Tensor:
     """How much each pixel changed, from 0.1 (dark) to 255 levels (bright) on a log scale, the edge of a region in white.
 
@@ -151,12 +156,11 @@ def log_change(delta: Tensor, near: Tensor, scale: int = 8) -> Tensor:
     """
     levels = (delta.abs().amax(0) * 127.5).clamp(0.1, 255)
     share = ((levels.log10() + 1) / (np.log10(255) + 1)).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    colours = torch.from_numpy(plt.get_cmap("magma")(share.cpu().numpy(), bytes=True)[..., :3].copy()).permute(2, 0, 1)
     near = near.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     edge = torch.zeros_like(near)
     edge[:, 2:] |= near[:, 2:] != near[:, :-2]              # two pixels wide
     edge[2:] |= near[2:] != near[:-2]
-    return torch.where(edge.cpu(), torch.tensor(255, dtype=torch.uint8), colours)
+    return torch.where(edge.cpu(), torch.tensor(255, dtype=torch.uint8), glow(share))
 
 
 def channel_sheet(z: Tensor, bounds: Tensor, stamps: Tensor, titles: list[str], columns: int = 8) -> Figure:

@@ -23,7 +23,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
 from .cifar10 import DataError
-from .data import ImageSet, Splits, read_picture, to_model
+from .data import ImageSet, Splits, image_files, read_picture, to_model
 from .process import no_interrupts
 
 WORKERS = 2                 # of each training process
@@ -257,27 +257,9 @@ def _square(image: Image.Image, left: int, top: int, side: int) -> Tensor:
 
 def _in_folder(folder: Path) -> tuple[np.ndarray, ...]:
     """Every image in a folder and those within it, by name: names, and for each its place among them, 0 and its length."""
-    def refuse(error: OSError):
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or take it out of {folder}") from error
-
-    found, seen = [], set()
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        folders.sort()
-        if (real := os.path.realpath(place)) in seen:       # a link leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        for name in files:
-            if Path(name).suffix.lower() in IMG_EXTENSIONS:
-                path = os.path.join(place, name)
-                try:
-                    length = os.path.getsize(path)
-                except OSError as error:
-                    refuse(error)
-                found.append((os.fsencode(os.path.relpath(path, folder).replace(os.sep, "/")), length))
+    found = sorted((os.fsencode(os.path.relpath(path, folder).replace(os.sep, "/")), length) for path, length in image_files(folder))
     if not found:
         raise DataError(f"{folder} holds no images ({', '.join(IMG_EXTENSIONS)}) and no .tar shards")
-    found.sort()
     names, lengths = zip(*found)
     count = len(names)
     return np.array(names), np.arange(count, dtype=np.int64), np.zeros(count, np.int64), np.array(lengths, np.int64)

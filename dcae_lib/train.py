@@ -220,9 +220,13 @@ def score(task: Task[M], run: Run[M], test: ImageSet, processes: World) -> dict[
     return dict(zip(means, processes.mean(shares).tolist()))
 
 
-def images_of(config: TrainConfig, workers: int = WORKERS) -> Splits:
+def images_of(config: TrainConfig, workers: int | None = None) -> Splits:
     """The images that a config names: all in memory, or with `crop` streamed, by so many workers."""
-    return stream_images(config.dataset, config.crop, workers) if config.crop else load_images(config.dataset)
+    if config.crop:
+        return stream_images(config.dataset, config.crop, WORKERS if workers is None else workers)
+    if workers is not None:
+        raise ValueError("--workers read images while the network trains, which goes with --crop: give both, or neither")
+    return load_images(config.dataset)
 
 
 @torch.no_grad()
@@ -329,9 +333,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=(
         "train on random squares of this side, or of several, of images (or tar shards of them) that are read meanwhile"
     ))
-    parser.add_argument("--workers", type=int, default=WORKERS, help=(
+    parser.add_argument("--workers", type=int, help=(
         "with --crop, processes that read images for each that trains: more, if the pictures are large or the GPU is fast "
-        "(default: %(default)s; the weights do not depend on it)"
+        f"(default: {WORKERS}; the weights do not depend on it)"
     ))
     parser.add_argument("--model", type=json.loads, help="""arguments of DCAE(...) as JSON, such as '{"shortcut": "pool"}'""")
     options = vars(parser.parse_args(arguments))

@@ -1,6 +1,7 @@
 """Pictures of every kind and size become bytes and pictures again, the same whoever decodes them, and nothing else does."""
 
 import copy
+import pickle
 import warnings
 from itertools import pairwise
 
@@ -294,6 +295,10 @@ def test_two_threads_write_the_same_bytes_and_read_the_same_latents_as_one(codec
 
 
 # ---- another model
+
+
+def test_another_process_can_be_given_the_codec(codec, images):
+    assert pickle.loads(pickle.dumps(codec)).compress(images[0]) == codec.compress(images[0])
 
 
 def test_any_weight_any_entry_of_a_table_and_any_setting_is_part_of_the_identity(codec):

@@ -198,6 +198,19 @@ def test_what_spoils_a_folder_is_named(tmp_path, files, message):
         load_images(tmp_path)
 
 
+def test_links_are_followed_once_and_what_they_miss_is_named(tmp_path):
+    photos, chosen = tmp_path / "photos", tmp_path / "chosen"
+    photos.mkdir()
+    chosen.mkdir()
+    twice(photos, stripes("red"))
+    (chosen / "linked").symlink_to(photos)
+    (chosen / "round").symlink_to(chosen)
+    assert len(loaded(chosen)) == 2
+    (chosen / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png cannot be read \(No such file"):
+        load_images(chosen)
+
+
 def test_what_is_not_a_folder_is_named():
     with pytest.raises(DataError, match="cifar100 is not a folder"):
         load_images("cifar100")

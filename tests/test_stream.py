@@ -243,6 +243,8 @@ def test_the_command_reads_with_as_many_workers_as_asked_and_makes_the_same_weig
         assert torch.equal(one, other)
     assert main([*options, "--workers", "-1", "--out", str(tmp_path / "none")]) == 1
     assert "workers must be 0 or more, got -1" in capsys.readouterr().err
+    assert main(["--dataset", "sample", "--workers", "3", "--out", str(tmp_path / "none")]) == 1
+    assert "--workers read images while the network trains, which goes with --crop" in capsys.readouterr().err
 
 
 # ---- what is broken
