@@ -58,9 +58,15 @@ def write(place: Path, count: int) -> None:
 
 
 def memory() -> float:
-    """Bytes that this process and its workers hold, what they share counted once (Linux: PSS)."""
-    me = psutil.Process()
-    return sum(process.memory_full_info().pss for process in [me, *me.children(recursive=True)])
+    """Bytes that this process and its workers hold, what they share counted once (Linux: PSS), but for the files of PyTorch:
+
+    all processes of the machine share those, and a part becomes larger when another one ends.
+    """
+    held = 0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()[1:])
+        held += sum(1024 * int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
+    return held
 
 
 def read(place: str, workers: int) -> None:

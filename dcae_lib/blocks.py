@@ -19,7 +19,7 @@ def pool_down(x: Tensor, out: int) -> Tensor:
 
     x: [B, C, H, W] → [B, out, H/4, W/4], H and W multiples of 4, 4·C a multiple of out. With out = 2·C,
     channels 2c and 2c + 1 hold the means of the even and of the odd rows of each 4×4 patch of channel c.
-    The project's own document, "Down block".
+    The source document, "Down block".
     """
     B, C, H, W = x.shape
     _check_sides(H, W)
@@ -33,7 +33,7 @@ def pool_up(x: Tensor, out: int) -> Tensor:
     """channel_to_space(2) → nearest Upsample 2 → duplicate_channels(out), without parameters.
 
     x: [B, C, H, W] → [B, out, 4·H, 4·W], C a multiple of 4, out a multiple of C/4. Channels 4k … 4k + 3 become
-    the four quadrants of each 4×4 patch. The project's own document, "Up block".
+    the four quadrants of each 4×4 patch. The source document, "Up block".
     """
     B, C, H, W = x.shape
     if out * 4 % C:
@@ -90,7 +90,7 @@ SHORTCUTS = {"pool": (pool_down, pool_up), "direct": (direct_down, direct_up), "
 class NormActConv(nn.Sequential):
     """GroupNorm → SiLU → Conv 3×3 → Dropout: [B, i, H, W] → [B, o, H/stride, W/stride].
 
-    GroupNorm has gcd(groups, i) groups. The project's own document, "convolution unit".
+    GroupNorm has gcd(groups, i) groups. The source document, "convolution unit".
     """
 
     def __init__(self, i: int, o: int, stride: int = 1, groups: int = 8, dropout: float = 0.0):
@@ -137,7 +137,7 @@ class MiddleStage(nn.Module):
     """Two residual blocks plus one unit around both: [B, i, H, W] → [B, o, H, W].
 
     The inner width is the larger of i and o. `stage_dropout` is the rate of the unit around the stage.
-    The project's own document, "middle stage".
+    The source document, "middle stage".
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class DownBlock(_Resample):
     """Two units of stride 2 plus the shortcut: [B, i, H, W] → [B, o, H/4, W/4], H and W multiples of 4.
 
     shortcut: "pool", "direct" or "none". With zero_init the block starts as its shortcut, bit for bit.
-    DC-AE, arXiv 2410.10733, section 3.2; the project's own document, "Down block".
+    DC-AE, arXiv 2410.10733, section 3.2; the source document, "Down block".
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class UpBlock(_Resample):
 
     shortcut, zero_init: as in `DownBlock`; kernel: 2, 3 or 4, of the transposed convolutions. 4 is the smallest
     whose stamps overlap and still cover every pixel equally (notebook 02), and the best in the sweep of bench/sweep.py.
-    DC-AE, arXiv 2410.10733, section 3.2; the project's own document, "Up block".
+    DC-AE, arXiv 2410.10733, section 3.2; the source document, "Up block".
     """
 
     def __init__(

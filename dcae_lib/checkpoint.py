@@ -20,7 +20,7 @@ from .distributed import ALONE, World
 from .resources import write_whole
 
 KEPT = 2                                                    # if the newest is damaged, there is one before it
-NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")     # the step, and the first half of the file's SHA-256
+NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")     # the step, and the first 16 digits of the file's SHA-256
 
 
 class CheckpointError(OSError):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .data import sides
 from .soap import SOAP
 
 
@@ -19,7 +20,7 @@ class TrainConfig:
     crop: tuple[int, ...] = ()              # sides of random crops of images that are read while training
     epochs: int = 40
     batch_size: int = 64
-    optimizer: str = "SOAP"                 # ours, or any name in torch.optim
+    optimizer: str = "SOAP"                 # ours, or a name in torch.optim
     lr: float = 1e-2
     optimizer_args: dict = field(default_factory=dict)
     schedule: str = "cosine"                # after the warm-up: down to 0 on a "cosine", or "constant"
@@ -32,7 +33,7 @@ class TrainConfig:
     device: str | None = None               # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
 
     def __post_init__(self):
-        object.__setattr__(self, "crop", (self.crop,) if isinstance(self.crop, int) else tuple(self.crop))
+        object.__setattr__(self, "crop", sides("crop", self.crop))
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
@@ -44,6 +45,8 @@ class TrainConfig:
         for name, allowed in (("schedule", ("cosine", "constant")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not isinstance(self.model, dict):
+            raise ValueError(f"model must name arguments of DCAE(...), as in {{'groups': 8}}, got {self.model!r}")
         optimizer_class(self.optimizer)
 
     @classmethod
@@ -63,7 +66,7 @@ class TrainConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
     "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1)),
-    # What the project's own document trained with; one channel per group is what its own run had.
+    # What the source document trained with; one channel per group is what its own run had.
     "document": dict(
         batch_size=512, lr=5e-4, optimizer_args=dict(betas=(0.95, 0.95), weight_decay=0.01, precondition_frequency=10),
         schedule="constant", warmup=0.0, model=dict(dropout=0.01, stage_dropout=0.05, groups=32),
@@ -74,8 +77,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """SOAP, or the class of that name in torch.optim. Raises ValueError if there is none."""
     found = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-        raise ValueError(f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r}")
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)) or name in ("LBFGS", "SparseAdam"):
+        raise ValueError(f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r} "
+                         "(LBFGS and SparseAdam need another loop or other gradients)")
     return found
 
 

@@ -83,19 +83,31 @@ def load_images(source: str | Path = "sample", size: int | tuple[int, int] | Non
     a fixed seed, is the test set; labels are None. Raises DataError if the images cannot be had or read, and ValueError
     for another fit, a side below 1, or a size for images that have theirs.
     """
+    if fit not in ("crop", "resize"):
+        raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
     if source in ("sample", "cifar10") and size is not None:
         raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
     if source == "sample":
         return _load_sample()
     if source == "cifar10":
         arrays = load_cifar10()
-        return Splits(
-            *(
-                ImageSet(arrays[f"{s}_images"], arrays[f"{s}_labels"], f"cifar10 {s}", SHA256[f"{s}_images"])
-                for s in ("train", "test")
-            )
-        )
-    return _load_folder(Path(source), (size, size) if isinstance(size, int) else size, fit)
+        return Splits(*(
+            ImageSet(arrays[f"{s}_images"], arrays[f"{s}_labels"], f"cifar10 {s}", SHA256[f"{s}_images"]) for s in ("train", "test")
+        ))
+    if size is None:
+        return _load_folder(Path(source), None, fit)
+    given = sides("size", size)
+    if len(given) not in (1, 2):
+        raise ValueError(f"size must be a side or (height, width), got {size}")
+    return _load_folder(Path(source), (given[0], given[-1]), fit)
+
+
+def sides(name: str, given) -> tuple[int, ...]:
+    """A side in pixels, or several, as a tuple. ValueError, which names the argument, for what is not whole or below 1."""
+    found = np.atleast_1d(given)
+    if found.size and (found.dtype.kind not in "iu" or found.min() < 1):
+        raise ValueError(f"{name} must be in whole pixels, 1 or more, got {given!r}")
+    return tuple(found.ravel().tolist())
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -179,10 +191,6 @@ def _image_set(images: np.ndarray, labels: Tensor | None, name: str) -> ImageSet
 
 
 def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits:
-    if fit not in ("crop", "resize"):
-        raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
-    if size is not None and min(size) < 1:
-        raise ValueError(f"size must be positive, got {size}")
     if not folder.is_dir():
         raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
     files = sorted(Path(path) for path, _ in image_files(folder))
@@ -196,10 +204,10 @@ def _load_folder(folder: Path, size: tuple[int, int] | None, fit: str) -> Splits
             (h, w), (h0, w0) = images[-1].shape[:2], images[0].shape[:2]
             raise DataError(f"{path} is {h}×{w}, but {files[0]} is {h0}×{w0}; say size= to bring them to one size")
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).numpy()
-    array, tests = np.stack(images), max(1, len(files) // 10)
+    array, tests, name = np.stack(images), max(1, len(files) // 10), Path(os.path.abspath(folder)).name
     return Splits(
-        _image_set(array[np.sort(order[tests:])], None, f"{folder.name} train"),
-        _image_set(array[np.sort(order[:tests])], None, f"{folder.name} test"),
+        _image_set(array[np.sort(order[tests:])], None, f"{name} train"),
+        _image_set(array[np.sort(order[:tests])], None, f"{name} test"),
     )
 
 
@@ -211,7 +219,7 @@ def image_files(folder: Path) -> Iterator[tuple[str, int]]:
     seen = set()
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         folders.sort()
-        if (real := os.path.realpath(place)) in seen:       # a link leads back
+        if (real := os.path.realpath(place)) in seen:       # by a link, perhaps back
             folders.clear()
             continue
         seen.add(real)
@@ -222,7 +230,8 @@ def image_files(folder: Path) -> Iterator[tuple[str, int]]:
                     length = os.path.getsize(path)
                 except OSError as error:
                     refuse(error)
-                yield path, length
+                if os.path.isfile(path):                    # a pipe would be waited for
+                    yield path, length
 
 
 def read_picture(
@@ -236,7 +245,7 @@ def read_picture(
     name = " ".join(name.split())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # its size is looked at before its pixels
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)    # a size that nothing here bounds is Pillow's to refuse
             image: Image.Image = Image.open(file, formats=FORMATS)
         with image:
             width, height = image.size

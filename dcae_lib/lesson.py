@@ -15,7 +15,7 @@ from .resources import CLONE, resource
 
 PROFILES = {"quick": "sample", "full": "cifar10"}           # profile: data set
 
-# L1 on [-1, 1] by epoch, as reported by the document that this project comes from; not measured here.
+# L1 on [-1, 1] by epoch, as reported by the source document; not measured here.
 DOCUMENT_L1 = {10: 0.0760, 25: 0.0641, 40: 0.0602}
 
 
@@ -52,7 +52,7 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
 
 
 def measured(name: str, where: str = "bench") -> dict:
-    """What `<name>.json` holds: written by a script in bench/, or ("recorded") by a notebook in its full profile."""
+    """What `<name>.json` holds: a file in the folder `resource(where)`; CONTRIBUTING.md says which command wrote it."""
     return json.loads((resource(where) / f"{name}.json").read_text())
 
 

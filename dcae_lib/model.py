@@ -52,14 +52,14 @@ class DCAE(nn.Module):
 
     channels          widths from the stem inwards; every further width adds a down and an up block
     latent_channels   channels of the latent
-    shortcut          "pool" (the project's document), "direct" (DC-AE) or "none", in down and up blocks
+    shortcut          "pool" (the source document), "direct" (DC-AE) or "none", in down and up blocks
     groups            GroupNorm groups: gcd(groups, width) in each norm
     dropout           rate in every unit but the head
     stage_dropout     rate in the unit around the encoder's middle stage; None: as dropout
     up_kernel         2, 3 or 4: kernel of the transposed convolutions
     zero_init         residual branches start at zero: an untrained down or up block is its shortcut
 
-    Source: the project's own document (architecture); DC-AE, Chen et al. 2024, arXiv 2410.10733 (shortcuts).
+    Source: the source document (architecture); DC-AE, Chen et al. 2024, arXiv 2410.10733 (shortcuts).
     """
 
     def __init__(

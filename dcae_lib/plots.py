@@ -6,6 +6,7 @@ from collections.abc import Callable
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -122,13 +123,9 @@ def error_maps(y: Tensor, x: Tensor, gain: float = 4.0) -> Tensor:
 
 def contact_sheet(z: Tensor, columns: int = 4) -> Tensor:
     """All channels of one latent side by side, a gap between them: [C, h, w] → [rows·(h+1)-1, columns·(w+1)-1]."""
-    C, h, w = z.shape
-    rows = -(-C // columns)
-    sheet = z.new_zeros(rows * (h + 1), columns * (w + 1))
-    for k in range(C):
-        top, left = k // columns * (h + 1), k % columns * (w + 1)
-        sheet[top:top + h, left:left + w] = z[k]
-    return sheet[:-1, :-1]
+    rows = -(-len(z) // columns)
+    tiles = F.pad(z, (0, 1, 0, 1, 0, rows * columns - len(z))).unflatten(0, (rows, columns))    # [rows, columns, h+1, w+1]
+    return tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)[:-1, :-1]
 
 
 def pixel_grid(ax: Axes, values, colors, title: str = "") -> None:

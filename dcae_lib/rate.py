@@ -38,7 +38,7 @@ class RateModel(nn.Module):
         channels = self.autoencoder.config["latent_channels"]
         self.context = ContextModel(channels, **(context or {}))
         anchors = len(self.context.quality)
-        # From a fifth of what the L1-trained network gives to twenty times as much: where training ends is near.
+        # From two fifths of what the L1-trained network gives to twenty times as much: where training ends is near.
         start = torch.linspace(-0.9, 3.0, anchors)[:, None].repeat(1, channels)
         self.log_gain = nn.Parameter(start)
         self.log_inverse = nn.Parameter(-start)

@@ -18,8 +18,8 @@ from .distributed import ALONE, World
 # stay where they are, instead of being made of rounding errors, which a shift of fewer epsilons does not outweigh.
 SHIFT = 1000                                                # epsilons of the number format, times the largest eigenvalue
 
-# Several processes share the refresh of factors from this size on. Smaller ones take longer to send than to compute; at half
-# of it the two are even (results/bench/distributed.json).
+# Several processes share the refresh of factors from this size on. Smaller ones take longer to send than to compute
+# (results/bench/distributed.json).
 SHARED_FROM = 256
 
 NOT_FINITE = "held a NaN or an infinity, or was too large to square"

@@ -23,7 +23,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
 from .cifar10 import DataError
-from .data import ImageSet, Splits, image_files, read_picture, to_model
+from .data import ImageSet, Splits, image_files, read_picture, sides, to_model
 from .process import no_interrupts
 
 WORKERS = 2                 # of each training process
@@ -40,17 +40,17 @@ def stream_images(source: str | Path | Sequence[str | Path], crop: int | Sequenc
     000123.jpg): a folder of them, a list of them, or one. crop: a side, or several, of which each batch has one.
     Where an image is shorter than that, the crop is, and it is scaled up. A tenth of the images, 500 at most, is the test
     set, in memory: the centre of each, at the largest side. workers: processes that read; 0: this one does. (Where they are
-    not forked, as on macOS and Windows, a program of yours that trains must stand under `if __name__ == "__main__":`.)
+    not forked, on macOS and Windows, and from Python 3.14 on Linux, a program that trains must stand under `if __name__ == "__main__":`.)
 
     Memory holds about 30 bytes for each image and the length of the longest name, whatever the pictures' size: in this
-    process, and in each worker that is not forked. The sums
+    process, and in each worker that is not forked; as an epoch is put in order, a few times as much. The sums
     (`sha256`) of the training images are of names, lengths and sides, not of pixels. An image that cannot be read is named
     in a warning, and another one taken. Raises DataError if there is nothing to read or 20 in a row cannot be read,
     ValueError for a crop that is no side or a number of workers below 0.
     """
-    crops = (crop,) if isinstance(crop, int) else tuple(crop)
-    if not crops or min(crops) < 1:
-        raise ValueError(f"crop must be a side in pixels, 1 or more, or several, got {crop}")
+    crops = sides("crop", crop)
+    if not crops:
+        raise ValueError("crop must be a side in pixels, or several; none was given")
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
     files = Files(source)
@@ -83,13 +83,13 @@ class Files:
     def __init__(self, source: str | Path | Sequence[str | Path]):
         self.root: Path | None = None
         if isinstance(source, (str, Path)):
-            self.name, shards = Path(source).name, [Path(source)]
+            self.name, shards = Path(os.path.abspath(source)).name, [Path(source)]
             if not shards[0].exists():
                 raise DataError(f"there is no folder or tar file {source}: crops are of images in a folder or in tar shards")
             if shards[0].is_dir():
                 self.root = shards[0]
                 shards = sorted(self.root.glob("*.tar"))
-                if shards and any(path.suffix.lower() in IMG_EXTENSIONS for path in self.root.iterdir()):
+                if shards and any(True for _ in image_files(self.root)):
                     raise DataError(f"{source} holds images and .tar files; put them into folders of their own, or name the shards")
         else:
             shards = [Path(path) for path in source]
@@ -149,11 +149,11 @@ class ImageStream:
         Order, sizes and crops follow from the generator alone: not from the number of workers, nor from where it begins.
         """
         order = self._order(generator).split(batch_size)
-        sides = torch.randint(len(self.crops), (len(order),), generator=generator).tolist()
+        chosen = torch.randint(len(self.crops), (len(order),), generator=generator).tolist()
         seed = int(torch.randint(2**62, (), generator=generator))
         # Lists to the workers and arrays back: tensors would go through shared memory, of which a container has little.
         plan = (((part(index) if part else index).tolist(), self.crops[side], seed)
-                for index, side in islice(zip(order, sides), skip, None))
+                for index, side in islice(zip(order, chosen), skip, None))
         loader, self.loader = self.loader, None             # an epoch beside this one starts workers of its own
         starting = no_interrupts() if loader is None else nullcontext()         # by a Ctrl-C a worker that starts would end
         if loader is None:
@@ -162,10 +162,10 @@ class ImageStream:
         with starting:
             read = iter(loader)
         for pictures, notes in read:
-            for note in notes:
-                warnings.warn(note, stacklevel=2)
             if pictures is None:
                 raise DataError(f"{PATIENCE} images in a row cannot be read; the last: {notes[-1]}")
+            for note in notes:
+                warnings.warn(f"{note}; the next one is taken in its place", stacklevel=2)
             x = torch.from_numpy(pictures)
             if self.device.type == "cuda":                  # copied while the GPU computes
                 yield to_model(x.pin_memory().to(self.device, non_blocking=True))
@@ -218,7 +218,7 @@ class Crops(Dataset):
                     image = self.files.read(int(self.chosen[(i + k) % len(self.chosen)]))
                     break
                 except DataError as error:
-                    notes.append(f"{error}; the next one is taken in its place")
+                    notes.append(str(error))
             else:
                 return None, notes
             pictures.append(random_crop(image, side, np.random.default_rng((seed, i))).numpy())

@@ -225,7 +225,7 @@ def images_of(config: TrainConfig, workers: int | None = None) -> Splits:
     if config.crop:
         return stream_images(config.dataset, config.crop, WORKERS if workers is None else workers)
     if workers is not None:
-        raise ValueError("--workers read images while the network trains, which goes with --crop: give both, or neither")
+        raise ValueError("--workers read images while the network trains: give --crop too, or leave --workers out")
     return load_images(config.dataset)
 
 
@@ -313,6 +313,13 @@ through in tiles (`dcae_lib.tiles.reconstruct`).
 """
 
 
+def in_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
+
+
 def main(arguments: list[str] | None = None) -> int:
     default = TrainConfig()
     parser = argparse.ArgumentParser(
@@ -337,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
         "with --crop, processes that read images for each that trains: more, if the pictures are large or the GPU is fast "
         f"(default: {WORKERS}; the weights do not depend on it)"
     ))
-    parser.add_argument("--model", type=json.loads, help="""arguments of DCAE(...) as JSON, such as '{"shortcut": "pool"}'""")
+    parser.add_argument("--model", type=in_json, help="""arguments of DCAE(...) as JSON, such as '{"shortcut": "pool"}'""")
     options = vars(parser.parse_args(arguments))
     out, preset, workers = options.pop("out"), options.pop("preset"), options.pop("workers")
 
@@ -363,6 +370,7 @@ def status(do: Callable[[], Run[M]], summary: Callable[[Run[M]], str]) -> int:
     except StoppedElsewhere as error:
         if isinstance(error.__cause__, dist.DistBackendError):                  # NCCL's, perhaps in all processes: none else says why
             print(f"process {rank}: {str(error.__cause__).splitlines()[0]}", file=sys.stderr)
+        time.sleep(1)                       # torchrun ends all when one is gone: the one that says why comes first
         return 1
     except (NonFiniteLoss, ProcessesDiffer) as error:       # met by all
         if rank == 0:
@@ -377,7 +385,7 @@ def status(do: Callable[[], Run[M]], summary: Callable[[Run[M]], str]) -> int:
         print(f"process {rank}: a worker that reads images ended ({error}); if memory is short, take fewer --workers", file=sys.stderr)
         return 1
     except KeyboardInterrupt:                               # the second one, or before or after the training
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
         return 130
     if run.interrupted:
         if rank == 0:

@@ -74,11 +74,11 @@ def cli(config: TrainConfig, save_every: float = 60.0, splits: Splits | None = N
 
 def main() -> int:
     torch.set_num_threads(1)
-    config = TrainConfig(epochs=4, batch_size=20, lr=1e-2, model=dict(groups=1, dropout=0.1))
+    config = TrainConfig(epochs=8, batch_size=20, lr=1e-2, model=dict(groups=1, dropout=0.1))
     splits = few(load_images("sample"), 500)                # 25 steps an epoch
     if WHAT in ("float64", "float32"):
         steps(getattr(torch, WHAT))
-    elif WHAT == "saved":                                   # a checkpoint every 10 steps, of 100
+    elif WHAT == "saved":                                   # a checkpoint every 10 steps, of 200
         return cli(config, 0.0, splits, keep_pictures(FOLDER / "out", splits.test))
     elif WHAT == "apart":                                   # each process has a folder of its own to write to
         return cli(TrainConfig(epochs=1), 0.0, splits, keep_pictures(FOLDER / f"out-{RANK}", splits.test), f"out-{RANK}")

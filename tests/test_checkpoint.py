@@ -179,7 +179,7 @@ def whole(start, tmp_path_factory):
 
 
 def test_twenty_kills_at_random_change_no_bit_of_the_weights_and_nothing_in_the_history(start, whole, tmp_path):
-    out, chance, long = tmp_path / "run", random.Random(0), replace(SETTINGS, epochs=30)        # 240 steps
+    out, chance, long = tmp_path / "run", random.Random(0), replace(SETTINGS, epochs=40)        # 320 steps
     marks = sorted(chance.sample(range(1, 140), 20))        # a worker that has come so far, and saved, is killed
     for mark in marks:
         before = steps(out)[:1]

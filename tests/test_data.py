@@ -3,12 +3,13 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
@@ -27,6 +28,7 @@ def test_all_256_values_survive_the_way_to_the_model_and_back():
     assert to_uint8(torch.tensor([-9.0, -1.001, 1.001, 9.0])).tolist() == [0, 0, 255, 255]
 
 
+@settings(deadline=None)                                   # a busy core is no failure
 @given(arrays(np.uint8, array_shapes(max_dims=4)).map(torch.from_numpy))
 def test_arrays_of_any_shape_survive_the_way_to_the_model_and_back(x):
     assert torch.equal(to_uint8(to_model(x)), x)
@@ -198,6 +200,17 @@ def test_what_spoils_a_folder_is_named(tmp_path, files, message):
         load_images(tmp_path)
 
 
+def test_the_folder_that_one_is_in_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(twice(tmp_path, stripes("red")))
+    assert [split.name for split in load_images(".", np.int64(16))] == [f"{tmp_path.name} train", f"{tmp_path.name} test"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes among its files")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(twice(tmp_path, stripes("red")) / "c.png")
+    assert len(loaded(tmp_path)) == 2
+
+
 def test_links_are_followed_once_and_what_they_miss_is_named(tmp_path):
     photos, chosen = tmp_path / "photos", tmp_path / "chosen"
     photos.mkdir()
@@ -222,6 +235,10 @@ def test_what_is_not_a_folder_is_named():
     (".", 32, "stretch", "fit must be"),
     (".", -1, "crop", "must be"),
     (".", 0, "crop", "size must be"),
+    (".", 32.0, "crop", "size must be in whole pixels, 1 or more, got 32.0"),
+    (".", (32, 32, 3), "crop", r"size must be a side or \(height, width\), got"),
+    (".", (), "crop", r"size must be a side or \(height, width\), got"),
+    ("sample", None, "stretch", "fit must be"),
 ])
 def test_arguments_without_a_meaning_are_refused(tmp_path, monkeypatch, source, size, fit, message):
     monkeypatch.chdir(twice(tmp_path, stripes("red")))

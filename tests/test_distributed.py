@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis.strategies import integers
 
 from dcae_lib.distributed import AGREE_EVERY, AGREE_WITHIN, Meetings, World, world
@@ -121,8 +122,9 @@ def workers(process):
     """The processes that torchrun started, by rank."""
     found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
-        if SCRIPT.name in " ".join(child.cmdline()) and "RANK" in child.environ():
-            found[int(child.environ()["RANK"])] = child
+        with suppress(psutil.Error):                        # one that has just ended
+            if SCRIPT.name in " ".join(child.cmdline()) and "RANK" in child.environ():
+                found[int(child.environ()["RANK"])] = child
     return found
 
 
@@ -140,7 +142,7 @@ def test_a_killed_process_is_started_again_and_nothing_is_different_in_the_end(p
     whole, killed = (json.loads((tmp_path / name / "out" / "history.json").read_text()) for name in ("whole", "killed"))
     assert [row["l1"] for row in whole["history"]] == [row["l1"] for row in killed["history"]]
     assert [session["processes"] for session in killed["sessions"]] == [processes] * 2
-    assert 30 <= killed["sessions"][1]["step"] < 100
+    assert 30 <= killed["sessions"][1]["step"] < 200
 
 
 def test_a_process_that_dies_after_the_end_does_not_start_the_training_anew(tmp_path):
@@ -266,6 +268,7 @@ def test_processes_ask_each_other_every_few_steps_and_seconds(monkeypatch):
     assert meetings(monkeypatch, 0.001, 4, World()) == [1, 2, 3, 4]
 
 
+@settings(deadline=None)                                   # a busy core is no failure
 @given(count=integers(1, 40), size=integers(1, 9))
 def test_the_parts_of_a_batch_weighted_make_the_mean_of_the_whole(count, size):
     numbers = torch.randn(count, dtype=torch.float64)

@@ -183,7 +183,7 @@ def test_an_empty_place_installs_the_package_from_a_repository_and_keeps_torch(t
     import torch
 
     (Path(site) / "borrowed.pth").write_text(str(Path(torch.__file__).parent.parent) + "\n")
-    environment = dict(os.environ, DCAE_REPOSITORY=repository.as_uri())
+    environment = dict(os.environ, DCAE_REPOSITORY=repository.as_uri(), PIP_RETRIES="10")
     missing = subprocess.run([python, "-c", "import dcae_lib"], cwd=place, capture_output=True)
     assert missing.returncode, "the bare environment has the package already"
 

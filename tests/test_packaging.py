@@ -119,10 +119,10 @@ def test_a_module_imports_only_from_those_above_it():
         assert below == set(), f"{path.name} imports {below}, which stands below it"
 
 
-def test_no_module_is_longer_than_400_lines_nor_all_than_5320():
+def test_no_module_is_longer_than_400_lines_nor_all_than_5340():
     lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert {name: count for name, count in lines.items() if count > 400} == {}
-    assert sum(lines.values()) <= 5320
+    assert sum(lines.values()) <= 5340
 
 
 def test_every_module_says_what_it_is_for_in_one_line():

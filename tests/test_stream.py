@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -244,7 +245,7 @@ def test_the_command_reads_with_as_many_workers_as_asked_and_makes_the_same_weig
     assert main([*options, "--workers", "-1", "--out", str(tmp_path / "none")]) == 1
     assert "workers must be 0 or more, got -1" in capsys.readouterr().err
     assert main(["--dataset", "sample", "--workers", "3", "--out", str(tmp_path / "none")]) == 1
-    assert "--workers read images while the network trains, which goes with --crop" in capsys.readouterr().err
+    assert "--workers read images while the network trains: give --crop too" in capsys.readouterr().err
 
 
 # ---- what is broken
@@ -270,6 +271,14 @@ def test_a_broken_test_image_is_left_out_and_the_rest_stays_as_it_was(folder, tm
         splits = stream_images(tmp_path, 16, workers=0)
     assert len(splits.test) == 9 and len(splits.train) == 80
     assert set(splits.train.chosen.tolist()) < set(whole.train.chosen.tolist())
+
+
+def test_where_the_rest_of_the_images_is_broken_the_last_is_named_and_none_is_taken_in_its_place(folder):
+    splits = stream_images(folder, 16, workers=0)
+    for i in splits.train.chosen[5:]:
+        Path(splits.train.files.root, os.fsdecode(splits.train.files.paths[i])).write_bytes(b"no")
+    with pytest.raises(DataError, match=r"20 images in a row cannot be read; the last: \S+\.png is not a picture.*known here$"):
+        epoch(splits)
 
 
 @pytest.mark.parametrize("count, message", [(3, "too few images that can be read"), (40, r"20 images in a row .*\.png is not a picture")])
@@ -313,6 +322,10 @@ def test_no_other_program_is_started_for_a_picture_that_is_none(tmp_path, monkey
 def test_images_beside_shards_are_not_left_out_in_silence(shards, tmp_path):
     (tmp_path / "backup.tar").write_bytes((shards / "train-000.tar").read_bytes())
     picture(0).save(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"holds images and \.tar files"):
+        stream_images(tmp_path, 16)
+    (tmp_path / "within").mkdir()
+    (tmp_path / "photo.png").rename(tmp_path / "within" / "photo.png")
     with pytest.raises(DataError, match=r"holds images and \.tar files"):
         stream_images(tmp_path, 16)
 
@@ -403,7 +416,12 @@ def test_a_shard_with_a_damaged_header_is_named(shards, tmp_path):
 
 def workers():
     """The processes of workers that were not forked."""
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):                        # it ends meanwhile
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.mark.parametrize("when", ["while they start", "while they read"])
@@ -424,7 +442,9 @@ def test_workers_outlive_a_ctrl_c(when, folder, monkeypatch):
     if when == "while they start":
         early.start()
     first = next(batches)
-    if when == "while they read":
+    if when == "while they start":
+        early.join()
+    else:
         tell()
     assert len(told) == 1 and len(first) == 9 and sum(map(len, batches)) == 72
 
@@ -453,10 +473,14 @@ def test_two_epochs_at_once_and_one_that_was_left_do_not_meet(folder):
     assert same(epoch(splits, seed=2), fresh[1])
 
 
-@pytest.mark.parametrize("crop", [0, -3, (), (16, 0)])
+@pytest.mark.parametrize("crop", [0, -3, (), (16, 0), 16.0, "16", True])
 def test_a_crop_must_be_a_side(crop, folder):
-    with pytest.raises(ValueError, match="crop must be a side in pixels"):
+    with pytest.raises(ValueError, match="crop must be "):
         stream_images(folder, crop)
+
+
+def test_a_crop_may_be_a_number_of_numpy(folder):
+    assert stream_images(folder, np.int64(16), workers=0).train.crops == (16,)
 
 
 def test_nothing_is_unpacked_and_links_in_a_shard_are_not_followed(tmp_path):

@@ -506,6 +506,10 @@ def test_evaluate_keeps_no_graph(sample):
     (dict(optimizer="adamw"), "must be SOAP or a name in torch.optim"),
     (dict(optimizer="lr_scheduler"), "must be SOAP or a name in torch.optim"),       # a module, no class
     (dict(optimizer=""), "must be SOAP or a name in torch.optim"),
+    (dict(optimizer="LBFGS"), "LBFGS and SparseAdam need another loop or other gradients"),
+    (dict(crop="96"), "crop must be in whole pixels, 1 or more, got '96'"),
+    (dict(crop=(96, 1.5)), "crop must be in whole pixels"),
+    (dict(model=[1]), r"model must name arguments of DCAE\(\.\.\.\), as in \{'groups': 8\}, got \[1\]"),
     (dict(clip=0.0), "clip must be above 0, or None, got 0.0"),
     (dict(clip=-1.0), "clip must be above 0, or None"),
     (dict(clip=math.nan), "clip must be above 0, or None, got nan"),
@@ -677,6 +681,12 @@ def test_the_command_line_says_what_is_wrong_with_a_data_set_and_shows_no_traceb
 def test_the_command_line_says_which_argument_cannot_be(arguments, message, folder, tmp_path, capsys):
     assert main([*arguments, "--dataset", str(folder), "--out", str(tmp_path / "run")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_command_line_says_what_is_no_json(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--model", "{groups: 8}", "--out", str(tmp_path / "run")])
+    assert "argument --model: '{groups: 8}' is not JSON (Expecting property name" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_scored_are_refused_before_the_training(tmp_path, capsys):

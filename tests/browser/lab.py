@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
@@ -44,6 +44,10 @@ CLOCK = """img => {
     img.addEventListener('load', () => requestAnimationFrame(() => requestAnimationFrame(drawn)));
 }"""
 
+WHOLE = "img => img.complete && img.naturalWidth > 0"
+# How many pictures come after this.
+COUNT = "img => { window.loads = 0; img.addEventListener('load', () => { window.loads += 1 }) }"
+
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
@@ -57,33 +61,44 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def answers(url: str, process: subprocess.Popen) -> bool:
+    """Wait until a server answers; False if it ends before."""
+    for _ in range(480):
+        try:
+            urllib.request.urlopen(url, timeout=60).close()
+        except urllib.error.HTTPError:                      # that is an answer, and enough
+            pass
+        except OSError:
+            if process.poll() is not None:
+                return False
+            time.sleep(0.25)
+            continue
+        return True
+    return process.poll() is None
+
+
 @contextmanager
 def served(folder: Path, module: str, *options: str, at: str) -> Iterator[tuple[str, str]]:
     """`python -m module` on a free port of 127.0.0.1, with settings of its own in a folder: (address, token)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
+    token, log = secrets.token_hex(16), folder / "server.log"
     environment = dict(
         os.environ, JUPYTER_CONFIG_DIR=str(folder / "config"), JUPYTER_DATA_DIR=str(folder / "data"),
         JUPYTERLAB_SETTINGS_DIR=str(folder / "settings"), JUPYTERLAB_WORKSPACES_DIR=str(folder / "workspaces"),
         IPYTHONDIR=str(folder / "ipython"), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1",
     )
-    command = [sys.executable, "-m", module, "--no-browser", f"--port={port}", *(o.format(token=token) for o in options)]
-    log = folder / "server.log"
-    with open(log, "w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder)
-    try:
+    for _ in range(3):                                      # before it is used, another process may take the port
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", module, "--no-browser", f"--port={port}", *(o.format(token=token) for o in options)]
+        with open(log, "w") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder)
         address = f"http://127.0.0.1:{port}"
-        for _ in range(480):
-            try:
-                urllib.request.urlopen(f"{address}{at}?token={token}", timeout=60).close()
-                break
-            except urllib.error.HTTPError:                  # it answers, and that is enough
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.25)
+        if answers(f"{address}{at}?token={token}", process):
+            break
+    else:
+        raise RuntimeError(log.read_text())
+    try:
         yield address, token
     finally:
         process.terminate()
@@ -113,7 +128,7 @@ def jupyterlab(folder: Path) -> Iterator[tuple[str, str]]:
 @contextmanager
 def voila(folder: Path, notebook: Path = NOTEBOOK) -> Iterator[tuple[str, str]]:
     """A notebook as an app."""
-    with served(folder, "voila", str(notebook), "--Voila.ip=127.0.0.1", "--token={token}", at="/static/none") as server:
+    with served(folder, "voila", str(notebook), "--Voila.ip=127.0.0.1", "--Voila.port_retries=0", "--token={token}", at="/static/none") as server:
         yield server
 
 
@@ -158,6 +173,19 @@ class Shown:
                                     timeout=1000 * seconds)
         return self.pixels(picture)
 
+    def settled(self, picture: Locator, seconds: float = 20) -> str:
+        """Wait until the pixels of a picture stay as they are for a second; returns them."""
+        last, since, end = self.pixels(picture), time.perf_counter(), time.perf_counter() + seconds
+        while time.perf_counter() < min(since + 1, end):
+            self.page.wait_for_timeout(50)
+            if (now := self.pixels(picture)) != last:
+                last, since = now, time.perf_counter()
+        return last
+
+    def shows(self, picture: Locator, wanted: str) -> bool:
+        """Wait until a picture has these pixels; returns whether it does."""
+        return self.until(lambda: self.pixels(picture) == wanted)
+
     def until(self, holds: Callable[[], bool], seconds: float = 20) -> bool:
         """Wait until it holds: a text may follow its picture. Returns whether it does."""
         end = time.perf_counter() + seconds
@@ -195,13 +223,14 @@ def run_in_lab(
     nbformat.write(content, folder / "work" / notebook.name)
     opened = Opened(browser)
     page = opened.page
-    page.goto(f"{address}/lab/tree/{notebook.name}?reset&token={token}")
+    page.goto(f"{address}/lab/tree/{notebook.name}?reset&token={token}", timeout=120_000)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
     # The page says "idle" before the kernel is connected, and Run All is then lost without a word: ask the server.
     for _ in range(480):
-        kernels = json.load(urllib.request.urlopen(f"{address}/api/kernels?token={token}"))
-        if any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in kernels):
-            break
+        with suppress(urllib.error.HTTPError):              # of a kernel that is being started it may know too little yet
+            kernels = json.load(urllib.request.urlopen(f"{address}/api/kernels?token={token}"))
+            if any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in kernels):
+                break
         page.wait_for_timeout(250)
     for _ in range(10):
         page.click(".lm-MenuBar-itemLabel:text-is('Run')")
