@@ -1,4 +1,4 @@
-"""Find the tuned recipe: one change at a time from a base, each trained briefly on a part of CIFAR-10.
+"""Find the tuned recipe: one change at a time from a base, then those that helped together, each trained briefly on a part of CIFAR-10.
 
 `python bench/sweep.py` writes results/bench/sweep.json, a row per run, and goes on where it was stopped.
 """

@@ -16,6 +16,7 @@ import nbformat
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
+UNBORN = "Kernel died before replying to kernel_info"
 NOTEBOOKS = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
 
 
@@ -46,13 +47,17 @@ def execute(path: Path, profile: str, out: Path, bar: tqdm, running: list[subpro
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-output", str(path), str(out / path.name)]
     command += ["-p", "profile", profile, "-p", "out", str(out), "--cwd", str(out)]
     environment = dict(os.environ, PYTHONUTF8="1", **({"OMP_NUM_THREADS": "1"} if profile == "quick" else {}))
-    start, log = time.perf_counter(), []
-    with subprocess.Popen(command, env=environment, stdout=PIPE, stderr=STDOUT, encoding="utf-8") as process:
-        running.append(process)
-        for line in process.stdout:
-            log.append(line)
-            bar.update("Ending Cell" in line)
-    running.remove(process)
+    start = time.perf_counter()
+    for _ in range(2):
+        log = []
+        with subprocess.Popen(command, env=environment, stdout=PIPE, stderr=STDOUT, encoding="utf-8") as process:
+            running.append(process)
+            for line in process.stdout:
+                log.append(line)
+                bar.update("Ending Cell" in line)
+        running.remove(process)
+        if UNBORN not in "".join(log):                      # once more: another process may have taken a port of its kernel
+            break
     if process.returncode:
         raise NotebookFailed(failure(out / path.name, log))
     return time.perf_counter() - start

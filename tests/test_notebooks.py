@@ -132,6 +132,33 @@ def test_a_failing_cell_stops_the_run_and_is_shown_with_the_place_of_the_noteboo
     assert "made of cheese" in str(failure.value) and str(tmp_path / "out" / "99_broken.ipynb") in str(failure.value)
 
 
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_kernel_that_does_not_come_up_is_started_once_more(deaths, tmp_path, monkeypatch):
+    folder = tmp_path / "kernels" / "mortal"
+    folder.mkdir(parents=True)
+    (folder / "start.py").write_text(f"""
+import os, sys
+with open({str(tmp_path / "starts")!r}, "a+") as file:
+    file.write(".")
+    file.seek(0)
+    if len(file.read()) <= {deaths}:
+        sys.exit(1)
+os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", sys.argv[1]])
+""")
+    start = [sys.executable, str(folder / "start.py"), "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": start, "display_name": "mortal", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    cell = nbformat.v4.new_code_cell("profile = 'quick'; out = ''", metadata={"tags": ["parameters"]})
+    metadata = {"kernelspec": {"name": "mortal", "display_name": "mortal", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=metadata), tmp_path / "99_mortal.ipynb")
+    if deaths == 1:
+        assert list(run_all([tmp_path / "99_mortal.ipynb"], "quick", tmp_path / "out")) == ["99_mortal"]
+    else:
+        with pytest.raises(NotebookFailed, match=r"99_mortal did not run:(.|\n)*Kernel died"):
+            run_all([tmp_path / "99_mortal.ipynb"], "quick", tmp_path / "out")
+    assert (tmp_path / "starts").read_text() == ".."
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 class TestStored:
     """What lies in the repository, before anything is run."""

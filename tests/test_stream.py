@@ -273,10 +273,12 @@ def test_a_broken_test_image_is_left_out_and_the_rest_stays_as_it_was(folder, tm
     assert set(splits.train.chosen.tolist()) < set(whole.train.chosen.tolist())
 
 
-def test_where_the_rest_of_the_images_is_broken_the_last_is_named_and_none_is_taken_in_its_place(folder):
-    splits = stream_images(folder, 16, workers=0)
+def test_where_the_rest_of_the_images_is_broken_the_last_is_named_and_none_is_taken_in_its_place(folder, tmp_path):
+    for path in folder.rglob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    splits = stream_images(tmp_path, 16, workers=0)
     for i in splits.train.chosen[5:]:
-        Path(splits.train.files.root, os.fsdecode(splits.train.files.paths[i])).write_bytes(b"no")
+        (tmp_path / f"{int(i):03d}.png").write_bytes(b"no")
     with pytest.raises(DataError, match=r"20 images in a row cannot be read; the last: \S+\.png is not a picture.*known here$"):
         epoch(splits)
 

@@ -651,7 +651,7 @@ def test_the_command_line_refuses_what_it_cannot_read_with_its_usage(arguments, 
 
 
 @pytest.mark.parametrize("model, message", [
-    ("3", "must be a mapping"),
+    ("3", "model must name arguments of DCAE"),
     ('{"colour": 1}', "unexpected keyword argument 'colour'"),
     ('{"dropout": 2}', r"a dropout rate must be in [0, 1), got 2"),
     ('{"shortcut": "long"}', "shortcut must be one of"),
