@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """SOAP, or the class of that name in torch.optim. Raises ValueError if there is none."""
+    """SOAP, or the class of that name in torch.optim. Raises ValueError if there is none, or none that this loop can drive."""
     found = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)) or name in ("LBFGS", "SparseAdam"):
         raise ValueError(f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r} "

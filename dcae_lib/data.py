@@ -78,10 +78,10 @@ class Splits(NamedTuple):
 def load_images(source: str | Path = "sample", size: int | tuple[int, int] | None = None, fit: str = "crop") -> Splits:
     """Load "sample" (2,000 + 500 CIFAR-10 images that come with the package), "cifar10" or a folder of images.
 
-    For a folder: `size` is a side, or (height, width), to which every image is brought: fit="crop" scales and
-    cuts the centre, fit="resize" stretches. Without a size all images must have the same. A tenth, chosen with
-    a fixed seed, is the test set; labels are None. Raises DataError if the images cannot be had or read, and ValueError
-    for another fit, a side below 1, or a size for images that have theirs.
+    For a folder, with those within it and links followed: `size` is a side in pixels, or (height, width), to which every image
+    is brought: fit="crop" scales and cuts the centre, fit="resize" stretches. Without a size all images must have the same. A
+    tenth, chosen with a fixed seed, is the test set; labels are None. Raises DataError if the images cannot be had or read, and
+    ValueError for another fit, a side that is not whole or below 1, or a size for images that have theirs.
     """
     if fit not in ("crop", "resize"):
         raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
