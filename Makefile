@@ -17,15 +17,15 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 results: $(READY)  ## execute all notebooks on the embedded sample, into results/quick (minutes)
-	$(BIN)/python notebooks/run_all.py --profile quick
+	$(BIN)/python tools/run_all.py --profile quick
 
 results-full: $(READY)  ## the same on CIFAR-10 with 40 epochs, into results/full (an hour or more without a GPU)
-	$(BIN)/python notebooks/run_all.py --profile full
-	$(BIN)/python notebooks/readme.py
+	$(BIN)/python tools/run_all.py --profile full
+	$(BIN)/python tools/results_page.py
 
 verify: $(READY)  ## evaluate the shipped weights on CIFAR-10 and hold them against their record
-	$(BIN)/python -m dcae_lib.verify
-	$(BIN)/python -m dcae_lib.verify results/codec
+	$(BIN)/dcae verify
+	$(BIN)/dcae verify results/codec
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -41,26 +41,26 @@ lint: $(READY)  ## ruff over the package, the tests and the notebooks; mypy over
 	$(BIN)/mypy dcae_lib
 
 notebooks: $(READY)  ## execute notebooks (all, or those in NAMES=) and store their outputs in place
-	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py $(NAMES)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/refresh.py $(NAMES)
 
 student: $(READY)  ## copies of the notebooks without their solutions, in build/student
 	rm -rf build/student
-	$(BIN)/python notebooks/student.py
+	$(BIN)/python tools/student.py
 
 site: $(READY)   ## make web pages of the README and the notebooks, as they are stored, in build/site
 	rm -rf build/site
-	$(BIN)/python notebooks/build_site.py
+	$(BIN)/python site/build_site.py
 
 runs: $(READY)   ## train the recorded runs that are not there, both presets, seeds and ablations (many hours without a GPU)
 	$(BIN)/python bench/runs.py
-	$(BIN)/python notebooks/readme.py
+	$(BIN)/python tools/results_page.py
 
 codec: $(READY)  ## train the codec's model and draw its curves beside JPEG, WebP and AVIF (hours without a GPU)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
-	$(BIN)/python -m dcae_lib.rate --out results/codec
+	$(BIN)/dcae train-codec --out results/codec
 	$(BIN)/python bench/rd.py
 	$(BIN)/python bench/picture.py
-	$(BIN)/python notebooks/readme.py
+	$(BIN)/python tools/results_page.py
 
 nightly: $(READY)  ## what takes too long for every change: 100,000 damaged streams
 	DCAE_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_bitstream.py tests/test_fuzz.py tests/test_golden.py

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from dcae_lib import Codec, load_images, to_model
-from dcae_lib.baselines import decode, encode
-from dcae_lib.codec import TILE
+from dcae_lib.codec.baselines import decode, encode
+from dcae_lib.codec.codec import TILE
 from dcae_lib.data import read_picture
 from dcae_lib.metrics import psnr
-from dcae_lib.process import keep_memory
-from dcae_lib.provenance import provenance
-from dcae_lib.resources import resource
+from dcae_lib.device import keep_memory
+from dcae_lib.runs.record import provenance
+from dcae_lib.files import resource
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "codec.json"
 ROUNDS = 5
@@ -64,7 +63,7 @@ def speed(codec: Codec, images: Tensor) -> dict[str, dict[str, float]]:
 
 
 def photo(name: str) -> Tensor:
-    return pil_to_tensor(read_picture(resource("photos") / f"{name}.webp", name))
+    return read_picture(resource("photos") / f"{name}.webp")
 
 
 def one_photo(codec: Codec, x: Tensor) -> dict[str, dict[str, float]]:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from dcae_lib import DCAE, SOAP, TrainConfig, load_images, to_model
 from dcae_lib.config import learning_rate
-from dcae_lib.distributed import ALONE, World, world
-from dcae_lib.process import keep_memory
-from dcae_lib.provenance import hardware
+from dcae_lib.scale.parallel import ALONE, World, world
+from dcae_lib.device import keep_memory
+from dcae_lib.runs.record import hardware
 from dcae_lib.soap import SHARED_FROM, power_iteration
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "distributed.json"

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from dcae_lib import DCAE, ImageSet, explore, load_images, plots, to_model
-from dcae_lib.panels import png
-from dcae_lib.provenance import processor
+from dcae_lib.explore.widgets import png
+from dcae_lib.runs.record import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "bench" / "explore.json"

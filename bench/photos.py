@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from runs import folder
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from dcae_lib import DCAE, to_model
 from dcae_lib.data import read_picture
 from dcae_lib.metrics import psnr
-from dcae_lib.resources import resource
+from dcae_lib.files import resource
 from dcae_lib.tiles import TILE, reconstruct
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "photos.json"
@@ -27,7 +26,7 @@ TILINGS = {f"{tile}/{overlap}": (tile, overlap) for tile, overlap in ((32, 4), (
 
 def photo(name: str) -> Tensor:
     """[3, H, W] in [-1, 1], cropped to whole tiles."""
-    x = to_model(pil_to_tensor(read_picture(resource("photos") / f"{name}.webp", name)))
+    x = to_model(read_picture(resource("photos") / f"{name}.webp"))
     H, W = (side // TILE * TILE for side in x.shape[1:])
     return x[:, :H, :W]
 

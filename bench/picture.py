@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from dcae_lib import Codec, load_images, plots
-from dcae_lib.compare import constants, within
-from dcae_lib.lesson import measured
+from dcae_lib.codec.compare import constants, within
+from dcae_lib.course import measured
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "full" / "picture.png"
 BUDGET = 150                                                # bytes

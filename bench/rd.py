@@ -20,11 +20,11 @@ from PIL import features
 from torch import Tensor
 
 from dcae_lib import Codec, load_images, to_model
-from dcae_lib.baselines import SETTINGS, constant_bytes, decode, encode
-from dcae_lib.compare import draw_curves
+from dcae_lib.codec.baselines import SETTINGS, constant_bytes, decode, encode
+from dcae_lib.codec.compare import draw_curves
 from dcae_lib.metrics import bd_rate, psnr, ssim
 from dcae_lib.plots import WIDTH, use_style
-from dcae_lib.provenance import provenance
+from dcae_lib.runs.record import provenance
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "full" / "codec.json"
 RANGE = 26.0, 34.0                                          # dB, of the BD-rates

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from dcae_lib import TrainConfig, load_images, train
-from dcae_lib.train import keep_pictures
+from dcae_lib.training import keep_pictures
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 ADAMW = dict(optimizer="AdamW", lr=8e-3)                    # in the sweep, level with twice as much, and ahead of less

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dcae_lib import blocks
-from dcae_lib.process import keep_memory
-from dcae_lib.provenance import processor
-from dcae_lib.shuffle import average_channels, channel_to_space, duplicate_channels, space_to_channel
+from dcae_lib.device import keep_memory
+from dcae_lib.runs.record import processor
+from dcae_lib.rearrange import average_channels, channel_to_space, duplicate_channels, space_to_channel
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "bench" / "shortcuts.json"
 

@@ -16,14 +16,13 @@ import torch
 from PIL import Image
 from runs import folder
 from torch import Tensor, nn
-from torchvision.transforms.functional import pil_to_tensor
 
 from dcae_lib import DCAE, TrainConfig, to_model, train
 from dcae_lib.data import read_picture
-from dcae_lib.latents import frozen_norms
-from dcae_lib.provenance import hardware
-from dcae_lib.resources import resource
-from dcae_lib.stream import stream_images
+from dcae_lib.explore.latents import frozen_norms
+from dcae_lib.runs.record import hardware
+from dcae_lib.files import resource
+from dcae_lib.scale.stream import stream_images
 from dcae_lib.tiles import reconstruct
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "sizes.json"
@@ -58,7 +57,7 @@ def gather(place: Path) -> None:
 
 def photo(name: str) -> Tensor:
     """The middle of a photograph of the course, [3, H, W] in [-1, 1]."""
-    x = to_model(pil_to_tensor(read_picture(resource("photos") / f"{name}.webp", name)))
+    x = to_model(read_picture(resource("photos") / f"{name}.webp"))
     height, width = REGIONS[name]
     top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
     return x[:, top : top + height, left : left + width]

@@ -12,8 +12,8 @@ import torchvision
 from pytorch_optimizer import SOAP as PytorchOptimizerSOAP
 
 from dcae_lib import DCAE, SOAP
-from dcae_lib.process import keep_memory
-from dcae_lib.provenance import processor
+from dcae_lib.device import keep_memory
+from dcae_lib.runs.record import processor
 
 RESULT = Path(__file__).resolve().parents[1] / "results" / "bench" / "soap.json"
 MODELS = {"DCAE": DCAE, "ResNet-18": torchvision.models.resnet18}

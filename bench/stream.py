@@ -21,9 +21,9 @@ import psutil
 import torch
 from PIL import Image
 
-from dcae_lib.process import keep_memory
-from dcae_lib.provenance import hardware
-from dcae_lib.stream import stream_images
+from dcae_lib.device import keep_memory
+from dcae_lib.runs.record import hardware
+from dcae_lib.scale.stream import stream_images
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "bench" / "stream.json"
 MANY, FEW, SHARD = 100_000, 10_000, 5_000

@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from dcae_lib import DCAE, Splits, TrainConfig, load_images, train
-from dcae_lib.provenance import provenance
-from dcae_lib.resources import write_whole
+from dcae_lib.runs.record import provenance
+from dcae_lib.files import write_whole
 
 RESULT = Path(__file__).resolve().parent.parent / "results" / "bench" / "sweep.json"
 BASE = dict(batch_size=32, lr=0.02, model=dict(shortcut="direct", groups=1))

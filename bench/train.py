@@ -26,9 +26,9 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
 from dcae_lib import DCAE, Splits, TrainConfig, load_images, train
-from dcae_lib.process import keep_memory
-from dcae_lib.provenance import provenance
-from dcae_lib.resources import write_whole
+from dcae_lib.device import keep_memory
+from dcae_lib.runs.record import provenance
+from dcae_lib.files import write_whole
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "bench"
 
@@ -67,7 +67,7 @@ class Reader:
 
 
 class Ours:
-    """`dcae_lib.train`, as it is: one epoch over so many images."""
+    """`dcae_lib.training`, as it is: one epoch over so many images."""
 
     def __init__(self, splits: Splits, config: TrainConfig, threads: int):
         self.splits, self.config, self.threads = splits, config, threads

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dcae_lib.cifar10 import CLASSES, load_cifar10
+from dcae_lib.data.cifar10 import CLASSES, load_cifar10
 
 SEED = 0
 COLUMNS = 10

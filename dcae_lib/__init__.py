@@ -1,31 +1,38 @@
-"""DCAE: a deep convolutional autoencoder, and the notebooks that teach it."""
+"""DCAE: a deep convolutional autoencoder, and the notebooks that teach it. Public names load their modules on first use."""
 
-import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .codec import Codec
-from .data import ImageSet, Splits, load_images, to_model, to_uint8
-from .model import DCAE
-from .shuffle import average_channels, channel_to_space, duplicate_channels, space_to_channel
-from .soap import SOAP
-from .train import TrainConfig, evaluate, train
+if TYPE_CHECKING:
+    from .codec import Codec
+    from .config import TrainConfig
+    from .data import ImageSet, Splits, load_images, to_model, to_uint8
+    from .model import DCAE
+    from .rearrange import average_channels, channel_to_space, duplicate_channels, space_to_channel
+    from .soap import SOAP
+    from .training import evaluate, train
 
-# `python -m dcae_lib.train` finds the module imported already, since `train` is a public name here: that is meant.
-warnings.filterwarnings("ignore", message="'dcae_lib", category=RuntimeWarning, module="runpy")
+_MODULE_OF = {
+    "Codec": "codec",
+    "DCAE": "model",
+    "ImageSet": "data",
+    "SOAP": "soap",
+    "Splits": "data",
+    "TrainConfig": "config",
+    "average_channels": "rearrange",
+    "channel_to_space": "rearrange",
+    "duplicate_channels": "rearrange",
+    "evaluate": "training",
+    "load_images": "data",
+    "space_to_channel": "rearrange",
+    "to_model": "data",
+    "to_uint8": "data",
+    "train": "training",
+}
+__all__ = list(_MODULE_OF)
 
-__all__ = [
-    "Codec",
-    "DCAE",
-    "ImageSet",
-    "SOAP",
-    "Splits",
-    "TrainConfig",
-    "average_channels",
-    "channel_to_space",
-    "duplicate_channels",
-    "evaluate",
-    "load_images",
-    "space_to_channel",
-    "to_model",
-    "to_uint8",
-    "train",
-]
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .shuffle import average_channels, channel_to_space, duplicate_channels, space_to_channel
+from .rearrange import average_channels, channel_to_space, duplicate_channels, space_to_channel
 
 # The shortcuts take a factor of 4 out of each side. When the channels double on the way down (and halve on the
 # way up), as in the default model, the way down is one pooling over runs of pixels, and the way up is copies of

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .data import sides
+from .data import pixel_sizes
 from .soap import SOAP
 
 
@@ -33,7 +33,7 @@ class TrainConfig:
     device: str | None = None               # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
 
     def __post_init__(self):
-        object.__setattr__(self, "crop", sides("crop", self.crop))
+        object.__setattr__(self, "crop", pixel_sizes("crop", self.crop))
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:

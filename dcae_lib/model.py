@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
-from .resources import resource, write_whole
+from .files import resource, write_whole
 
 M = TypeVar("M", bound=nn.Module)
 

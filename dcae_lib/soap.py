@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distributed import ALONE, World
+from .scale.parallel import ALONE, World
 
 # A refresh iterates on GG + shift · I. That has the same eigenvectors, but directions in which no gradient has come yet
 # stay where they are, instead of being made of rounding errors, which a shift of fewer epsilons does not outweigh.

@@ -50,3 +50,24 @@ def reconstruct(
         if after_row:
             after_row((row + 1) / rows)
     return y[:, overlap:overlap + H, overlap:overlap + W]
+
+
+def cut(x: Tensor, side: int, mode: str, edge: int = 0) -> Tensor:
+    """Tiles of images that are first padded to whole ones: [B, C, H, W] → [B·rows·columns, C, side, side].
+
+    With an edge, each tile is larger by it on all sides, and shows that much of its neighbours.
+    """
+    B, C, H, W = x.shape
+    padding = (edge, -W % side + edge, edge, -H % side + edge)
+    if any(padding):                                        # in floats: padding knows no bytes
+        x = F.pad(x.float(), padding, mode=mode).to(x.dtype)
+    x = x.unfold(2, side + 2 * edge, side).unfold(3, side + 2 * edge, side)         # [B, C, rows, columns, side, side]
+    return x.permute(0, 2, 3, 1, 4, 5).reshape(-1, C, side + 2 * edge, side + 2 * edge)
+
+
+def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
+    """Undo `cut`, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
+    C, side = tiles.shape[1:3]
+    rows, columns = -(-H // side), -(-W // side)
+    x = tiles.view(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(B, C, rows * side, columns * side)[:, :, :H, :W]

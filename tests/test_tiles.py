@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from dcae_lib import DCAE, to_model
 from dcae_lib.metrics import psnr
-from dcae_lib.resources import resource
+from dcae_lib.files import resource
 from dcae_lib.tiles import reconstruct
 
 patient = settings(deadline=None, max_examples=60)          # a busy core is no failure

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from dcae_lib import DCAE, to_model, to_uint8
-from dcae_lib.resources import resource
+from dcae_lib.files import resource
 from dcae_lib.tiles import reconstruct
 
 SCREENSHOTS = ROOT / "results" / "browser"                  # git-ignored: to look at

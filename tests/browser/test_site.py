@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from lab import ROOT
 
-sys.path.insert(0, str(ROOT / "notebooks"))
+sys.path.insert(0, str(ROOT / "site"))
 
 from build_site import NOTEBOOKS, build
 

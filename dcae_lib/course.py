@@ -1,0 +1,83 @@
+"""What every notebook does first and last: settings by profile, and a file of the numbers that it measured."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from .plots import use_style
+from .files import CLONE, resource
+
+PROFILES = {"quick": "sample", "full": "cifar10"}           # profile: data set
+
+# L1 on [-1, 1] by epoch, as reported by the source document; not measured here.
+DOCUMENT_L1 = {10: 0.0760, 25: 0.0641, 40: 0.0602}
+
+
+class Lesson(NamedTuple):
+    name: str
+    profile: str
+    dataset: str            # what `load_images` takes
+    out: Path               # where the notebook writes
+
+    def record(self, **numbers: float) -> None:
+        """Write what the notebook measured to `<out>/<name>.json`, where `make results` and the tests read it."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / f"{self.name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+    def save_figure(self, figure: Figure, name: str) -> None:
+        """Write a figure to `<out>/<name>.png`."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.out / f"{name}.png")
+
+
+def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
+    """Set threads, seed and figure style for a notebook. `out` is by default results/<profile> of the clone or here.
+
+    Quick notebooks use the embedded sample and one thread, so that their stored outputs repeat on other machines.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f'profile must be "quick" or "full", got {profile!r}')
+    if profile == "quick":
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+    use_style()
+    folder = Path(out) if out else (CLONE or Path.cwd()) / "results" / profile
+    return Lesson(name, profile, PROFILES[profile], folder)
+
+
+def measured(name: str, where: str = "bench") -> dict:
+    """What `<name>.json` holds: a file in the folder `resource(where)`; CONTRIBUTING.md says which command wrote it."""
+    return json.loads((resource(where) / f"{name}.json").read_text())
+
+
+def recorded_run() -> dict:
+    """The `history.json` of the recorded 40-epoch run on CIFAR-10, whose weights `DCAE.from_pretrained()` loads."""
+    return measured("history", "recorded")
+
+
+def recorded_runs() -> dict[str, dict]:
+    """{name: history.json} of the other runs on CIFAR-10, which bench/runs.py made."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(resource("runs").glob("*/history.json"))}
+
+
+def recorded_pictures() -> dict[int, Tensor]:
+    """{epoch: uint8 [10, 3, 32, 32]}: test images as the recorded run gave them back; 0: the originals."""
+    paths = sorted((resource("recorded") / "epochs").glob("*.png"))
+    rows = {int(path.stem): pil_to_tensor(Image.open(path)) for path in paths}
+    return {epoch: torch.stack(row.split(32, dim=2)) for epoch, row in rows.items()}
+
+
+def say(text: str, value: float, low: float, high: float) -> None:
+    """Print the bounds that a measured value must keep: they repeat on every machine, its digits may not.
+
+    Raises AssertionError if it does not keep them.
+    """
+    if not low <= value <= high:
+        raise AssertionError(f"{text}: {value:.4g} is not between {low:g} and {high:g}")
+    print(f"{text}: between {low:g} and {high:g}")

@@ -1,0 +1,153 @@
+"""Make a static site of the README and the notebooks, as stored: `python site/build_site.py --help`."""
+
+# nbconvert and not Jupyter Book 2: that one needs Node, and fetches its templates while it builds.
+import argparse
+import base64
+import html
+import io
+import os
+import posixpath
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+from formulas import mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import ExtractOutputPreprocessor
+from nbformat import NotebookNode
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+GLOSSARY = "GLOSSARY.md"
+REPOSITORY = os.environ.get("DCAE_REPOSITORY", "https://github.com/<owner>/dcae")
+
+
+class LinkError(ValueError):
+    """A page links to a file that does not exist."""
+
+
+def build(out: Path) -> list[Path]:
+    """Write index.html, a page for each notebook and the glossary, their figures and the style into `out`; returns the pages."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("style.css", "math.woff2", "OFL.txt"):
+        shutil.copy(ROOT / "site" / name, out)
+    readme = re.sub(r"^\[!\[.*\n", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)     # badges are elsewhere
+    pages = [write_page(out / "index.html", of_text(readme), "README.md", f"[Start →](notebooks/{NOTEBOOKS[0].name})")]
+    glossary = of_text((ROOT / "notebooks" / GLOSSARY).read_text(encoding="utf-8"))
+    pages.append(write_page(out / "GLOSSARY.html", glossary, f"notebooks/{GLOSSARY}", f"[Start →]({NOTEBOOKS[0].name})"))
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, 4)
+        # The last line of the first cell holds the links to the notebooks before and after: they go to the header.
+        notebook.cells[0].source, _, links = notebook.cells[0].source.rpartition("\n")
+        pages.append(write_page(out / f"{path.stem}.html", caption_figures(notebook), f"notebooks/{path.name}", links))
+    return pages
+
+
+def of_text(text: str) -> NotebookNode:
+    """A notebook of one text."""
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+
+
+def write_page(page: Path, notebook: NotebookNode, source: str, links: str) -> Path:
+    """Write one page with the files that it shows; `source` is its file in the repository, `links` Markdown."""
+    exporter = HTMLExporter(template_name="site", extra_template_basedirs=[str(ROOT)])
+    exporter.register_preprocessor(ExtractOutputPreprocessor, enabled=True)
+    folder = posixpath.dirname(source)
+    exporter.register_filter("markdown2html", lambda text: render(text, folder))
+    title = re.search(r"^# (.+)$", notebook.cells[0].source, re.M)[1]
+    resources = {
+        "title": title if page.stem == "index" else f"{title} – DCAE", "links": links,
+        "source": f"{REPOSITORY}/blob/main/{source}", "unique_key": page.stem, "output_files_dir": "figures",
+    }
+    text, resources = exporter.from_notebook_node(notebook, resources)
+    page.write_text(text, encoding="utf-8")
+    for name, data in resources["outputs"].items():
+        (page.parent / name).parent.mkdir(exist_ok=True)
+        (page.parent / name).write_bytes(data)
+    for name in set(re.findall(r'<img[^>]* src="([^"]+)"', text)) - set(resources["outputs"]):
+        (page.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, page.parent / name)
+    return page
+
+
+def caption_figures(notebook: NotebookNode) -> NotebookNode:
+    """Give each figure its size and the caption after it, which is also what it shows to those who do not see it."""
+    heading = ""
+    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None]):
+        if cell.cell_type == "markdown":
+            heading = (re.findall(r"^#+ (.+)$", cell.source, re.M) or [heading])[-1]
+        for output in cell.get("outputs", []):
+            if picture := output.get("data", {}).get("image/png"):
+                width, height = Image.open(io.BytesIO(base64.b64decode(picture))).size
+                caption = ""
+                if after and after.cell_type == "markdown" and after.source.startswith("*") and after.source[1] != "*":
+                    caption, _, after.source = after.source.partition("\n\n")
+                alt = re.sub(r"[*`$]", "", caption or heading)
+                output.metadata.update(width=width, height=height, caption=caption, alt=alt)
+    return notebook
+
+
+def render(text: str, folder: str) -> str:
+    """HTML of Markdown that stands in a folder of the repository."""
+    return MarkdownWithMath(renderer=Renderer(folder)).render(text)
+
+
+class Renderer(IPythonRenderer):
+    """nbconvert's Markdown, with links that hold on the site, GitHub's anchors, and formulas that need no script."""
+
+    def __init__(self, folder: str):
+        super().__init__(escape=False)
+        self.folder = folder
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, address(url, self.folder), title)
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return super().image(text, posixpath.normpath(posixpath.join(self.folder, url)), title)
+
+    def heading(self, text: str, level: int, **attributes) -> str:
+        return f'<h{level} id="{anchor(text)}">{text}</h{level}>\n'
+
+    def table(self, text: str) -> str:
+        return f'<div class="table"><table>\n{text}</table></div>\n'
+
+    def block_math(self, body: str) -> str:
+        return f'<div class="formula">{mathml(body, "block")}</div>'
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, "inline")
+
+
+def address(url: str, folder: str) -> str:
+    """Where a link leads that stands in a folder of the repository: within the site, or else to the repository."""
+    path, mark, fragment = url.partition("#")
+    if re.match(r"\w+:", url) or not path:
+        return url
+    path = posixpath.normpath(posixpath.join(folder, path))
+    if not (ROOT / path).exists():
+        raise LinkError(f"{folder or 'README.md'} links to {url}, and {path} does not exist")
+    if path == "README.md" or ROOT / path in (*NOTEBOOKS, ROOT / "notebooks" / GLOSSARY):
+        return ("index" if path == "README.md" else Path(path).stem) + ".html" + mark + fragment
+    return f"{REPOSITORY}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}{mark}{fragment}"
+
+
+def anchor(heading: str) -> str:
+    """The id that GitHub gives to a heading."""
+    text = html.unescape(re.sub(r"<[^>]+>", "", heading)).lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make a static site of the notebooks and the README.")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="folder to write to")
+    pages = build(parser.parse_args().out.resolve())
+    print(f"{len(pages)} pages: {pages[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
