@@ -7,10 +7,11 @@ if TYPE_CHECKING:
     from .codec import Codec
     from .config import TrainConfig
     from .data import ImageSet, Splits, load_images, to_model, to_uint8
+    from .loop import evaluate
     from .model import DCAE
     from .rearrange import average_channels, channel_to_space, duplicate_channels, space_to_channel
     from .soap import SOAP
-    from .training import evaluate, train
+    from .training import train
 
 _MODULE_OF = {
     "Codec": "codec",
@@ -22,7 +23,7 @@ _MODULE_OF = {
     "average_channels": "rearrange",
     "channel_to_space": "rearrange",
     "duplicate_channels": "rearrange",
-    "evaluate": "training",
+    "evaluate": "loop",
     "load_images": "data",
     "space_to_channel": "rearrange",
     "to_model": "data",

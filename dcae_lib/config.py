@@ -1,4 +1,4 @@
-"""What a training run depends on: its settings, two presets, and the learning rate at each step."""
+"""The settings of a training run, two presets, and the learning rate at each step."""
 
 import math
 from collections.abc import Callable
@@ -14,23 +14,22 @@ from .soap import SOAP
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that a training run depends on but the machine and its threads."""
+    """Everything that a training run depends on, except the machine and its threads."""
 
-    dataset: str = "sample"                 # what `load_images` takes, or with `crop` `stream_images`
-    crop: tuple[int, ...] = ()              # sides of random crops of images that are read while training
+    dataset: str = "sample"  # as for `load_images`, or with `crop` for `stream_images`
+    crop: tuple[int, ...] = ()  # sides of random crops, in pixels, of images that are streamed
     epochs: int = 40
     batch_size: int = 64
-    optimizer: str = "SOAP"                 # ours, or a name in torch.optim
+    optimizer: str = "SOAP"  # ours, or a name in torch.optim
     lr: float = 1e-2
     optimizer_args: dict = field(default_factory=dict)
-    schedule: str = "cosine"                # after the warm-up: down to 0 on a "cosine", or "constant"
-    warmup: float = 0.05                    # fraction of all steps in which the learning rate rises
-    clip: float | None = None               # the norm to which a longer gradient is cut
-    average: float | None = None            # decay of a running mean of the weights, which replaces them in the end
-    precision: str = "float32"              # "bfloat16": autocast, where the processor has it
-    model: dict = field(default_factory=dict)           # arguments of DCAE(...)
-    seed: int = 0                           # of the initial weights, the order of the images and dropout
-    device: str | None = None               # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
+    schedule: str = "cosine"  # after the warm-up: "cosine" (down to 0) or "constant"
+    warmup: float = 0.05  # fraction of all steps in which the learning rate rises
+    clip: float | None = None  # the norm to which longer gradients are cut
+    precision: str = "float32"  # "bfloat16": autocast
+    model: dict = field(default_factory=dict)  # arguments of DCAE(...)
+    seed: int = 0  # of the initial weights, the order of the images and dropout
+    device: str | None = None  # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
 
     def __post_init__(self):
         object.__setattr__(self, "crop", pixel_sizes("crop", self.crop))
@@ -40,8 +39,6 @@ class TrainConfig:
             raise ValueError(f"lr must be above 0 and warmup in [0, 1], got {self.lr} and {self.warmup}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be above 0, or None, got {self.clip}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"average must be between 0 and 1, or None, got {self.average}")
         for name, allowed in (("schedule", ("cosine", "constant")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -51,9 +48,9 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes) -> "TrainConfig":
-        """The config of a preset, "tuned" or "document", with changes; of its model only the arguments that `model` names.
+        """Return the config of a preset, "tuned" or "document", with changes; `model` changes single arguments.
 
-        Raises ValueError for another name of a preset.
+        Raises ValueError for an unknown preset.
         """
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
@@ -66,25 +63,32 @@ class TrainConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
     "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1)),
-    # What the source document trained with; one channel per group is what its own run had.
+    # The recipe that notebook 05 reproduces, one channel per group included.
     "document": dict(
-        batch_size=512, lr=5e-4, optimizer_args=dict(betas=(0.95, 0.95), weight_decay=0.01, precondition_frequency=10),
-        schedule="constant", warmup=0.0, model=dict(dropout=0.01, stage_dropout=0.05, groups=32),
+        batch_size=512,
+        lr=5e-4,
+        optimizer_args=dict(betas=(0.95, 0.95), weight_decay=0.01, precondition_frequency=10),
+        schedule="constant",
+        warmup=0.0,
+        model=dict(dropout=0.01, stage_dropout=0.05, groups=32),
     ),
 }
 
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """SOAP, or the class of that name in torch.optim. Raises ValueError if there is none, or none that this loop can drive."""
-    found = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)) or name in ("LBFGS", "SparseAdam"):
-        raise ValueError(f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r} "
-                         "(LBFGS and SparseAdam need another loop or other gradients)")
-    return found
+    """Return SOAP, or the class of that name in torch.optim; ValueError if there is none that the loop can drive."""
+    optimizer = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
+    is_optimizer = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
+    if not is_optimizer or name in ("LBFGS", "SparseAdam"):
+        raise ValueError(
+            f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r} "
+            "(LBFGS and SparseAdam need another loop or other gradients)"
+        )
+    return optimizer
 
 
 def learning_rate(config: TrainConfig, steps: int) -> Callable[[int], float]:
-    """The learning rate at each step: linear up to `lr` over the warm-up, then on a cosine down to 0, or constant."""
+    """Return the learning rate at each step: linear up to `lr` in the warm-up, then a cosine down to 0, or constant."""
     rise = round(steps * config.warmup)
 
     def rate(step: int) -> float:

@@ -154,15 +154,9 @@ def _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dr
 # ---- the two files of a model that has a `config`; the codec's is another one
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, beside: dict[str, bytes] | None = None, **metadata: str) -> Path:
-    """What DCAE.save_pretrained does."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def pretrained_files(model: nn.Module, **metadata: str) -> dict[str, bytes]:
     weights = save({name: value.contiguous() for name, value in model.state_dict().items()}, metadata)
-    config = (json.dumps(model.config, indent=1) + "\n").encode()
-    files = {"model.safetensors": weights, "config.json": config, **(beside or {})}
-    write_whole({folder / name: data for name, data in files.items()})
-    return folder
+    return {"model.safetensors": weights, "config.json": (json.dumps(model.config, indent=1) + "\n").encode()}
 
 
 def load_pretrained(kind: type[M], folder: Path) -> M:

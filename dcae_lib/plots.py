@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import to_uint8
-from .training import Run
+from .loop import State as Run
 
 WIDTH = 8.0                                                 # inches, of every figure
 # Okabe and Ito's palette, which colour-blind readers can tell apart.

@@ -1,8 +1,9 @@
-"""Checkpoints that survive a kill: written whole or not at all, checked when read, never unpickled. And what was finished."""
+"""Checkpoints that survive a kill: written whole or not at all, checked when read, never unpickled."""
 
 import hashlib
 import json
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -10,230 +11,162 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import TrainConfig
 from ..data import Splits
-from ..scale.parallel import ALONE, World
 from ..files import write_whole
+from ..loop import Hook, SingleProcess, State
+from .progress import read_losses
 
-KEPT = 2                                                    # if the newest is damaged, there is one before it
-NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")     # the step, and the first 16 digits of the file's SHA-256
+KEPT = 2  # if the newest is damaged, there is one before it
+NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")  # the step, and the start of the file's SHA-256
 
 
 class CheckpointError(OSError):
     """A checkpoint could not be written; the message says why, and what is still there."""
 
 
-def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
-    """Write tensors and a record (what JSON can hold) as the checkpoint of a step; older ones but one are deleted.
+class Checkpoint(Hook):
+    """Save the run every few seconds and when it stops, and resume from the newest checkpoint when it starts."""
 
-    The file's name carries the hash of its content. Raises CheckpointError if it cannot be written: then the
-    earlier checkpoints are still there.
+    def __init__(self, folder: Path, splits: Splits, parallel: SingleProcess, every: float):
+        self.folder, self.splits, self.parallel, self.every = folder, splits, parallel, every
+
+    def start(self, state: State) -> None:
+        """Raises ValueError if the folder holds checkpoints of another training."""
+        self.identity = identity(state.config, self.splits)
+        self.parallel.on_rank0(lambda: self.folder.mkdir(parents=True, exist_ok=True))
+        self.parallel.on_rank0(lambda: set_damaged_aside(self.folder))
+        if newest := checkpoints(self.folder)[:1]:
+            tensors, record = load_checkpoint(newest[0])
+            changes = [text for name in self.identity for text in differences(record[name], self.identity[name], name)]
+            if changes:
+                raise ValueError(
+                    f"{self.folder} holds checkpoints of another training ({'; '.join(changes)}). "
+                    "Write to another folder, or delete this one to start over"
+                )
+            restore(state, tensors, record)
+        self.order = state.order.get_state()  # at the start of an epoch: the order of its images follows from it
+        self.saved = time.monotonic()
+
+    def after_step(self, state: State) -> None:
+        if self.parallel.any(state.stop or time.monotonic() - self.saved > self.every):
+            self.save(state)
+
+    def after_epoch(self, state: State) -> None:
+        self.order = state.order.get_state()
+
+    def save(self, state: State) -> None:
+        """Raises CheckpointError, and FloatingPointError for losses that are not finite."""
+        progress = dict(history=state.history, sessions=state.sessions, seconds=state.seconds, losses=read_losses(state))
+        record = self.identity | progress
+        self.parallel.on_rank0(lambda: save_checkpoint(self.folder, state.step, pack(state, self.order), record))
+        self.saved = time.monotonic()
+
+    def delete(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+# ---- files
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
+    """Write tensors and a record, which JSON can hold, as the checkpoint of a step; delete all older ones but one.
+
+    Raises CheckpointError if it cannot be written; the earlier ones stay.
     """
-    # A copy each: safetensors refuses tensors that share a buffer, as those of SOAP's state do.
-    copies = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    # A copy each: safetensors refuses tensors that share memory, as those of SOAP's state do.
+    copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     data = save(copies, metadata={"record": json.dumps(record)})
     path = folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         write_whole({path: data})
         for old in checkpoints(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
-        there = ", ".join(old.name for old in checkpoints(folder)) or "none"
+        kept = ", ".join(old.name for old in checkpoints(folder)) or "none"
         raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Whole "
-            f"checkpoints there: {there}. Make room or choose another folder; the same training goes on from the last one"
+            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Checkpoints "
+            f"there: {kept}. Free some space or choose another folder; the same training resumes from the last one"
         ) from error
     return path
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
-    """Tensors and record of the newest checkpoint that is whole, or None if there is none.
-
-    A damaged one is named in a warning, set aside under another name, and the one before it is taken.
-    """
-    for path in checkpoints(folder):
-        data = path.read_bytes()
-        if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
-            try:
-                header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-                return load(data), json.loads(header["__metadata__"]["record"])
-            except (SafetensorError, KeyError, ValueError):         # whole, but nothing that we wrote
-                pass
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
-        warnings.warn(f"the checkpoint {path.name} is damaged; it is passed over and kept as {aside}", stacklevel=8)
-    return None
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Return the tensors and the record of a checkpoint. Raises ValueError if this package did not write it."""
+    try:
+        with safe_open(path, "pt") as file:
+            return load(path.read_bytes()), json.loads(file.metadata()["record"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a checkpoint of dcae_lib; delete it") from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
-    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    """List the checkpoints in a folder, the newest first."""
+    return sorted((path for path in folder.glob("*") if NAME.fullmatch(path.name)), reverse=True)
 
 
-class TrainingState:
-    """All that the rest of a training depends on, to and from the checkpoints in a folder; None: nothing is kept."""
-
-    def __init__(
-        self, folder: Path | None, run, modules: dict[str, nn.Module], optimizer, order: torch.Generator, splits,
-        processes: World = ALONE,
-    ):
-        self.folder, self.run, self.modules, self.optimizer, self.order = folder, run, modules, optimizer, order
-        self.processes = processes
-        data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in splits}
-        self.identity = json.loads(json.dumps(dict(config=asdict(run.config) | {"device": None}, data=data), default=str))
-        self.losses: list[float] = []                       # of the steps of this epoch so far
-        self.seconds = 0.0                                  # that these took
-        self.order_at_start = order.get_state()             # of this epoch: the order of its images follows from it
-        self.saved = time.monotonic()
-        # Of these depends where a process waits for the others, and how it rounds.
-        place = {"out": "given" if folder else "not given", "device": run.device.type, "torch": torch.__version__}
-        identities = processes.gather(self.identity | place)
-        processes.first_does(lambda: _check_alike(identities))
-        if folder:                                          # one that cannot be made shows before the training
-            processes.first_does(lambda: folder.parent.mkdir(parents=True, exist_ok=True))
-
-    def due(self, every: float) -> bool:
-        """Whether the last checkpoint is older than that many seconds."""
-        return self.folder is not None and time.monotonic() - self.saved > every
-
-    def save(self, step: int) -> None:
-        """Write the checkpoint of a step; of several processes the first does. Raises CheckpointError, in all of them."""
-        if (folder := self.folder) is None:
-            return
-
-        def write() -> None:
-            tensors = _pack(self.modules, self.optimizer, self.run.device) | {"order": self.order_at_start}
-            progress = dict(history=self.run.history, sessions=self.run.sessions, losses=self.losses, seconds=self.seconds)
-            save_checkpoint(folder, step, tensors, self.identity | progress)
-
-        self.processes.first_does(write)
-        self.saved = time.monotonic()
-
-    def restore(self) -> None:
-        """Go on from the newest checkpoint, if there is one. Raises ValueError if it is of another training."""
-        if (folder := self.folder) is None:
-            return
-        found = self.processes.first_does(lambda: self._read(folder))
-        if not found:
-            return
-        tensors, record = found
-        _unpack(tensors, self.modules, self.optimizer, self.run.device)
-        self.order.set_state(tensors["order"])
-        self.order_at_start = tensors["order"]
-        self.losses[:], self.seconds = record["losses"], record["seconds"]
-        self.run.history[:], self.run.sessions[:] = record["history"], record["sessions"]
-
-    def _read(self, folder: Path) -> tuple[dict[str, Tensor], dict] | None:
-        """The newest checkpoint, once what a kill left half written is gone."""
-        for place in (folder, folder.parent):
-            for left in place.glob("*.partial"):            # by a kill in the middle of a write
-                if re.search(r"\.(json|md|safetensors)\.\d+\.partial$", left.name):
-                    left.unlink()
-        found = load_checkpoint(folder)
-        changes = [] if not found else list(differences(self.identity, {name: found[1][name] for name in self.identity}))
-        if changes:
-            raise ValueError(
-                f"{folder} holds checkpoints of another training ({'; '.join(changes)}). "
-                "Write to another folder, or delete this one to begin anew"
-            )
-        return found
-
-    def delete(self) -> None:
-        """Delete the checkpoints: the training is done, and what it made is written."""
-        if self.folder and self.folder.is_dir():
-            for path in checkpoints(self.folder):
-                path.unlink()
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+def set_damaged_aside(folder: Path) -> None:
+    """Rename the newest checkpoints whose content does not fit the hash in their name, with a warning for each."""
+    for path in checkpoints(folder):
+        if path.stem.endswith(hashlib.sha256(path.read_bytes()).hexdigest()[:16]):
+            break
+        aside = path.replace(path.with_suffix(".damaged"))
+        warnings.warn(f"the checkpoint {path.name} is damaged; it was renamed to {aside}", stacklevel=2)
 
 
-def recorded(config: TrainConfig, out: str | Path) -> tuple[dict, list[str]]:
-    """The record of a training that was finished in `out`, and what its settings differ in; {} if there is none."""
-    path = Path(out) / "history.json"
-    if not path.exists():
-        return {}, []
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        before, now = (asdict(TrainConfig()) | found | {"device": None} for found in (record["config"], asdict(config)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the record of a training; write to another folder") from error
-    return record, list(differences(json.loads(json.dumps(now)), json.loads(json.dumps(before))))
+# ---- what a run consists of
 
 
-def finished(config: TrainConfig, splits: Splits, out: Path) -> dict:
-    """The record of this very training, if it was finished in `out` and none was begun since; else {}."""
-    record, changes = recorded(config, out)
-    if changes or not record or checkpoints(out / "checkpoints"):
-        return {}
-    same = record["data"] == {images.name: images.sha256 for images in splits} and len(record["history"]) == config.epochs
-    return record if same else {}
+def identity(config: TrainConfig, splits: Splits) -> dict:
+    """Describe a training by its settings, the device apart, and its data, as JSON holds them."""
+    data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in splits}
+    return json.loads(json.dumps(dict(config=asdict(config) | {"device": None}, data=data), default=str))
 
 
-def refuse_another(config: TrainConfig, out: str | Path) -> None:
-    """Raise ValueError if a training with other settings was finished in `out`: a command does not replace it."""
-    changes = recorded(config, out)[1]
-    if changes:
-        raise ValueError(
-            f"{out} holds a finished training with other settings ({'; '.join(changes)}). "
-            "Write to another folder, or delete this one to begin anew"
-        )
+def differences(before, now, name: str) -> Iterator[str]:
+    """Describe how nested settings differ: "lr was 0.01, is 0.02"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), key)
+    elif before != now:
+        yield f"{name} was {before}, is {now}"
 
 
-def _pack(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Tensor]:
-    """Weights, optimizer state and the states of torch's random number generators, as one flat dict of tensors."""
-    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{key}": torch.as_tensor(value) for key, value in state.items() if value is not None}
-    tensors["random/cpu"] = torch.get_rng_state()
-    if device.type != "cpu":
-        tensors["random/device"] = getattr(torch, device.type).get_rng_state(*_number(device))
+def pack(state: State, order: Tensor) -> dict[str, Tensor]:
+    """Gather weights, optimizer state and the states of all random number generators in one flat dict."""
+    tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
+    for i, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{i}/{name}": torch.as_tensor(x) for name, x in values.items() if x is not None}
+    tensors |= {"order": order, "random/cpu": torch.get_rng_state()}
+    if state.device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(state.device)
+    elif state.device.type == "mps":
+        tensors["random/mps"] = torch.mps.get_rng_state()
     return tensors
 
 
-def _unpack(
-    tensors: dict[str, Tensor], modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, device: torch.device
-) -> None:
-    """Put back what `_pack` took, into the same modules and an optimizer with the same settings."""
-    for name, module in modules.items():
-        module.load_state_dict(_under(tensors, name))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimizer").items():
+def restore(state: State, tensors: dict[str, Tensor], record: dict) -> None:
+    """Put back what `pack` gathered, and the run's progress."""
+    state.model.load_state_dict(_below("model/", tensors))
+    values: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below("optimizer/", tensors).items():
         i, key = name.split("/", 1)
-        state.setdefault(int(i), {})[key] = value
-    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
+        values.setdefault(int(i), {})[key] = value
+    state.optimizer.load_state_dict(dict(state=values, param_groups=state.optimizer.state_dict()["param_groups"]))
+    state.order.set_state(tensors["order"])
     torch.set_rng_state(tensors["random/cpu"])
-    if device.type != "cpu" and "random/device" in tensors:
-        getattr(torch, device.type).set_rng_state(tensors["random/device"], *_number(device))
+    if "random/cuda" in tensors and state.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random/cuda"], state.device)
+    elif "random/mps" in tensors and state.device.type == "mps":
+        torch.mps.set_rng_state(tensors["random/mps"])
+    state.history, state.sessions, state.seconds = record["history"], record["sessions"], record["seconds"]
+    state.losses = list(torch.tensor(record["losses"], device=state.device).unbind())
+    state.step = len(state.history) * state.steps_per_epoch + len(state.losses)
 
 
-def _number(device: torch.device) -> tuple[torch.device, ...]:
-    """Which of several: CUDA's functions take the current one for the default; Apple's GPU is one."""
-    return (device,) if device.type == "cuda" else ()
-
-
-def _under(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-
-
-def differences(now: dict, before: dict, words: str = "{} was {}, is {}") -> Iterator[str]:
-    """What two nested dicts of settings differ in, in words."""
-    for name in dict.fromkeys([*now, *before]):
-        new, old = now.get(name), before.get(name)
-        if isinstance(new, dict) and isinstance(old, dict):
-            yield from differences(new, old, words)
-        elif new != old:
-            yield words.format(name, old, new)
-
-
-def _check_alike(identities: list[dict]) -> None:
-    """Raise ValueError if a process was given another config or other data than the first."""
-    for rank, identity in enumerate(identities):
-        differ = list(differences(identity, identities[0], f"{{}} is {{}} in process 0, {{}} in process {rank}"))
-        if differ:
-            raise ValueError(f"all processes must train alike ({'; '.join(differ)}). Give all of them the same config, data, kind of device and version of torch")
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,62 +1,51 @@
-"""Losses of a training: kept on the device, read now and then, and refused when they are not finite."""
+"""Progress of a run: a bar with the loss and the speed, and a stop at the first loss that is NaN or infinite."""
 
 import math
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-CHECK_EVERY = 50            # steps between two looks at the losses; each look waits for the device once
+from ..loop import Hook, SingleProcess, State
+
+CHECK_EVERY = 50  # steps between two reads of the losses, each of which waits for the device
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message says at which step."""
+    """A loss, a gradient or a test metric became NaN or infinite; the message says where and what helps."""
 
 
-class LossWatch:
-    """Losses of one epoch, kept on the device and read every 50 steps, so that no step waits for the device.
+class Progress(Hook):
+    """Show a progress bar on rank 0, and raise FloatingPointError within 50 steps of a loss that is not finite."""
 
-    `together` makes means over all processes of what each of them has: they all look at the same step.
-    """
+    def __init__(self, parallel: SingleProcess):
+        self.hidden = parallel.rank > 0
 
-    def __init__(
-        self, name: str, read: list[float], bar: tqdm, batch_size: int, before: int, together: Callable[[Tensor], Tensor]
-    ):
-        self.name, self.together = name, together
-        self.read, self.bar, self.batch_size, self.before = read, bar, batch_size, before   # steps before this epoch
-        self.pending: list[Tensor] = []
+    def start(self, state: State) -> None:
+        steps = state.config.epochs * state.steps_per_epoch
+        self.bar = tqdm(total=steps, initial=state.step, unit="step", desc="training", disable=self.hidden)
 
-    def append(self, loss: Tensor) -> None:
-        self.pending.append(loss.detach())
-        if len(self.pending) == CHECK_EVERY:
-            self.look()
-
-    def look(self) -> None:
-        if not self.pending:
+    def after_step(self, state: State) -> None:
+        if len(state.losses) % CHECK_EVERY and len(state.losses) < state.steps_per_epoch:
             return
-        values = self.together(torch.stack(self.pending)).tolist()
-        for i, value in enumerate(values, self.before + len(self.read) + 1):
+        recent = read_losses(state)[-CHECK_EVERY:]
+        self.bar.update(state.step - self.bar.n)
+        speed = (self.bar.format_dict["rate"] or 0) * state.config.batch_size
+        self.bar.set_postfix_str(f"{state.task.name} {sum(recent) / len(recent):.4f}, {speed:,.0f} images/s")
+
+    def after_epoch(self, state: State) -> None:
+        for name, value in state.metrics.items():  # the last step may have broken the weights
             if not math.isfinite(value):
-                raise NonFiniteLoss(
-                    f"the loss became {value} at step {i}; "
-                    "lower the learning rate, warm up for longer, or look for broken images"
-                )
-        self.pending.clear()
-        self.read += values
-        self.bar.update(len(values))
-        rate = (self.bar.format_dict["rate"] or 0) * self.batch_size
-        self.bar.set_postfix_str(f"{self.name} {sum(values) / len(values):.4f}, {rate:,.0f} images/s")
+                raise FloatingPointError(f"the test {name} became {value} after step {state.step}")
 
-    def guard(self, step: Callable[[], object]) -> None:
-        """Take an optimizer step, which may meet what is not finite before the next look does."""
-        try:
-            step()
-        except FloatingPointError as error:
-            self.look()
-            raise NonFiniteLoss(f"the loss is finite, but {error}; lower the learning rate") from error
+    def end(self, state: State) -> None:
+        self.bar.close()
+        read_losses(state)  # an optimizer that met a bad gradient stopped the run before the next read
 
-    def mean(self) -> float:
-        """Mean loss over the steps of the epoch."""
-        self.look()
-        return sum(self.read) / len(self.read)
+
+def read_losses(state: State) -> list[float]:
+    """Return the losses of this epoch, waiting for the device; raise FloatingPointError if one is not finite."""
+    values = torch.stack(state.losses).tolist() if state.losses else []
+    for step, value in enumerate(values, len(state.history) * state.steps_per_epoch + 1):
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss became {value} at step {step}")
+    return values

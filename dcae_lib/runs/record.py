@@ -1,30 +1,46 @@
-"""Where a number comes from: the code, the versions and the machine, in words."""
+"""The record of a run: the code, the versions and the machine, and the files that a finished run leaves."""
 
+import hashlib
+import json
 import platform
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-from ..files import CLONE, PACKAGE
+from ..config import TrainConfig
+from ..data import Splits
+from ..files import CLONE, PACKAGE, write_whole
+from ..loop import Hook, SingleProcess, State
+from ..model import pretrained_files
+from .checkpoint import differences
+
+
+class Record(Hook):
+    """Note in state.sessions by which code, and on which machine, each part of the run was computed."""
+
+    def __init__(self, parallel: SingleProcess):
+        self.processes = parallel.size
+
+    def start(self, state: State) -> None:
+        state.sessions.append(dict(step=state.step, processes=self.processes, **provenance(state.device)))
 
 
 def provenance(device: torch.device) -> dict:
-    """The code's revision, versions of what computes, and the hardware, for the record of a run."""
+    """Return the code's revision, the versions of the packages that compute, and the hardware."""
+    packages = ("torch", "torchvision", "torchmetrics", "numpy", "safetensors")
     return dict(
         revision=revision(),
-        versions=dict(
-            python=platform.python_version(),
-            **{name: version(name) for name in ("torch", "torchvision", "torchmetrics", "numpy", "safetensors")},
-        ),
+        versions=dict(python=platform.python_version(), **{name: version(name) for name in packages}),
         hardware=hardware(device),
         threads=torch.get_num_threads(),
     )
 
 
 def revision() -> str:
-    """The commit of a clone, "+ changes" where dcae_lib/ has any that are not committed; else the package's version."""
+    """Return the commit of a clone, "+ changes" if dcae_lib/ has uncommitted ones; else the package's version."""
     try:
         if CLONE:
             commit = _git("rev-parse", "HEAD")
@@ -34,14 +50,19 @@ def revision() -> str:
         return "unknown"
 
 
+def _git(*arguments: str) -> str:
+    run = subprocess.run(["git", "-C", str(CLONE), *arguments], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
 def hardware(device: torch.device) -> str:
-    """The name of the device that computes, such as a processor's, and the operating system."""
+    """Return the name of the GPU or processor that computes, and the operating system."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return f"{name}, {platform.system()}"
 
 
 def processor() -> str:
-    """The processor's name in words."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -49,6 +70,59 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _git(*arguments: str) -> str:
-    run = subprocess.run(["git", "-C", str(CLONE), *arguments], capture_output=True, text=True, check=True)
-    return run.stdout.strip()
+# ---- a finished run
+
+
+def save_run(state: State, splits: Splits, out: Path, card: str, **more: str) -> None:
+    """Write the model, its card, and history.json: config, hashes of the data, sessions, and a dict per epoch."""
+    record = dict(
+        config=asdict(state.config),
+        **more,
+        parameters=parameters(state),
+        data={images.name: images.sha256 for images in splits},
+        sessions=state.sessions,
+        history=state.history,
+    )
+    history = (json.dumps(record, indent=1, default=str) + "\n").encode()
+    files = pretrained_files(state.model, history_sha256=hashlib.sha256(history).hexdigest())
+    files |= {"history.json": history, "README.md": card.encode("utf-8", "backslashreplace")}
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole({out / name: data for name, data in files.items()})
+
+
+def parameters(state: State) -> int:
+    """Count the parameters of the model."""
+    return sum(p.numel() for p in state.model.parameters())
+
+
+def card(title: str, summary: str, example: str, notes: str) -> str:
+    """Return a model card in Markdown: what the weights are and how good, an example in Python, and the files."""
+    return f"""# {title}
+
+{summary}
+
+```python
+{example}
+```
+
+`model.safetensors` holds the weights, and in its header the SHA-256 of `history.json`; `config.json` the arguments of
+the model; `history.json` every epoch, the settings, the hashes of the data, versions, code revision and hardware.
+`dcae verify FOLDER` evaluates the weights again and compares. {notes}
+"""
+
+
+def refuse_another(config: TrainConfig, out: str | Path) -> None:
+    """Raise ValueError if a run with other settings was finished in `out`: a command does not replace it."""
+    path = Path(out) / "history.json"
+    if not path.exists():
+        return
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["config"]
+        before, now = (json.loads(json.dumps(asdict(TrainConfig()) | c)) for c in (recorded, asdict(config)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a training; write to another folder") from error
+    if changes := list(differences(before | {"device": None}, now | {"device": None}, "")):
+        raise ValueError(
+            f"{out} holds a finished training with other settings ({'; '.join(changes)}). "
+            "Write to another folder, or delete this one to start over"
+        )

@@ -23,7 +23,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..data import DataError, ImageSet, Splits, image_files, open_picture, pixel_sizes, to_model
-from ..device import no_interrupts
+from contextlib import nullcontext as no_interrupts
 
 WORKERS = 2                 # of each training process
 SHARDS_AT_A_TIME = 8        # the images of so many shards are mixed: a reader of a million does not jump among all of them

@@ -1,0 +1,177 @@
+"""The training loop, with hooks for what a real run needs around it, and the evaluation of a model."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from . import metrics
+from .config import TrainConfig, learning_rate, optimizer_class
+from .data import ImageSet, Splits, eval_batch_size, to_model
+from .device import best_device
+from .model import M
+
+T = TypeVar("T")
+
+
+class Task(NamedTuple, Generic[M]):
+    """What is trained: the name of the loss, and how to build the model, compute the loss and score the model."""
+
+    name: str
+    build: Callable[[], M]
+    loss: Callable[[nn.Module, Tensor], Tensor]  # of a batch [B, 3, H, W] in [-1, 1], on the device
+    score: Callable[[M, ImageSet], dict[str, float]]  # on the test images, after every epoch
+
+
+@dataclass
+class State(Generic[M]):
+    """A training run: everything that its next step depends on, and what it has recorded so far."""
+
+    config: TrainConfig
+    task: Task[M]
+    model: M
+    replica: nn.Module  # computes the loss: the model, or DDP around it
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator  # draws the order of the images
+    steps_per_epoch: int
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)  # one per step of this epoch, on the device
+    seconds: float = 0.0  # that these steps took
+    history: list[dict] = field(default_factory=list)  # one entry per complete epoch
+    sessions: list[dict] = field(default_factory=list)  # the code and machine, one entry per start
+    stop: bool = False  # set by a hook to end the run after this step
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The test metrics of the last epoch: those of `evaluate`, or of the codec's `estimate`."""
+        if not self.history:
+            raise RuntimeError("no epoch of this run is complete; evaluate(run.model, ...) makes metrics")
+        others = ("epoch", f"train_{self.task.name}", "seconds", "images_per_second")
+        return {name: value for name, value in self.history[-1].items() if name not in others}
+
+
+class Hook:
+    """Actions around the loop. `end` runs however the run ends, in reverse order; an error in it ends the run."""
+
+    def start(self, state: State) -> None: ...
+    def after_step(self, state: State) -> None: ...
+    def after_epoch(self, state: State) -> None: ...
+    def end(self, state: State) -> None: ...
+
+
+class SingleProcess(Hook):
+    """A training in one process. `scale.parallel.Processes` takes its place under torchrun."""
+
+    rank, size = 0, 1
+
+    def shard(self, index: Tensor) -> Tensor:
+        """Return this process's part of a batch."""
+        return index
+
+    def weight(self, count: int) -> float:
+        """Return the weight of a mean over this process's part of `count` images in the mean over all of them."""
+        return 1.0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average over the processes, element by element."""
+        return values
+
+    def on_rank0(self, do: Callable[[], T]) -> T:
+        """Run `do` on rank 0 and return its result everywhere; its error ends all processes."""
+        return do()
+
+    def any(self, flag: bool) -> bool:
+        return self.mean(torch.tensor(float(flag))).item() > 0
+
+
+def fit(
+    task: Task[M],
+    config: TrainConfig,
+    splits: Splits,
+    hooks: Sequence[Hook] = (),
+    parallel: SingleProcess = SingleProcess(),  # noqa: B008  (it has no state)
+    device: torch.device | None = None,
+) -> State[M]:
+    """Train on splits.train and score on splits.test after every epoch, until config.epochs or a hook sets state.stop."""
+    device = device or best_device(config.device)
+    images, test = splits.train.to(device), splits.test.to(device)
+    torch.manual_seed(config.seed)
+    model = task.build().to(device)
+    optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
+    order = torch.Generator().manual_seed(config.seed)
+    steps_per_epoch = math.ceil(len(images) / config.batch_size)
+    lr = learning_rate(config, config.epochs * steps_per_epoch)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    state = State(config, task, model, model, optimizer, order, steps_per_epoch)
+    hooks = [*hooks, parallel]
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.end, state)
+            hook.start(state)
+        while len(state.history) < config.epochs:
+            model.train()
+            start = time.perf_counter() - state.seconds
+            for x in images.batches(config.batch_size, order, len(state.losses), parallel.shard):
+                for group in optimizer.param_groups:
+                    group["lr"] = lr(state.step)
+                count = min(config.batch_size, len(images) - len(state.losses) * config.batch_size)
+                with autocast:
+                    loss = task.loss(state.replica, x) * parallel.weight(count)
+                loss.backward()
+                state.losses.append(parallel.mean(loss.detach()))
+                if config.clip:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                state.step += 1
+                state.seconds = time.perf_counter() - start
+                for hook in hooks:
+                    hook.after_step(state)
+                if state.stop:
+                    return state
+            train_loss = torch.stack(state.losses).cpu().double().mean().item()  # waits for the device
+            seconds = time.perf_counter() - start
+            speed = dict(seconds=seconds, images_per_second=len(images) / seconds)
+            scores = {f"train_{task.name}": train_loss, **_score(task, model, test, parallel)}
+            state.history.append(dict(epoch=len(state.history) + 1, **scores, **speed))
+            state.losses, state.seconds = [], 0.0
+            for hook in hooks:
+                hook.after_epoch(state)
+    return state
+
+
+def _score(task: Task[M], model: M, test: ImageSet, parallel: SingleProcess) -> dict[str, float]:
+    """Score a model on the test images, each process on its part of them."""
+    means = task.score(model, replace(test, images=parallel.shard(test.images), labels=None))
+    values = torch.tensor(list(means.values()), dtype=torch.float64) * parallel.weight(len(test))
+    return dict(zip(means, parallel.mean(values).tolist()))
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) -> dict[str, float]:
+    """Reconstruct every image and return means over images: {"l1", "l1_01", "psnr", "ssim"}.
+
+    l1: on [-1, 1], output not clamped; l1_01: half of that, the scale of [0, 1]; psnr (dB) and ssim: output clamped to
+    [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and restores its mode; batch_size: by
+    default as many images as have the pixels of 500 of 32×32. Raises ValueError for images smaller than 11 pixels,
+    the window of SSIM.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    scores = []
+    for part in images.images.split(batch_size or eval_batch_size(images)):
+        x = to_model(part.to(device))
+        y = model(x)
+        scores.append(torch.stack([metrics.l1(y, x), metrics.psnr(y, x), metrics.ssim(y, x)]))
+    model.train(was_training)
+    l1, psnr, ssim = torch.cat(scores, 1).cpu().double().mean(1).tolist()  # MPS has no float64
+    return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)
