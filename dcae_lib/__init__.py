@@ -1,4 +1,4 @@
-"""DCAE: a deep convolutional autoencoder, and the notebooks that teach it. Public names load their modules on first use."""
+"""DCAE: a deep convolutional autoencoder, and the notebooks that teach it. Names load their modules on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def add_train(commands) -> None:
-    resume = "The same command after a kill or Ctrl-C resumes."
-    parser = commands.add_parser("train", help="train a DCAE", description=f"Train a DCAE. {resume}")
+    description = "Train a DCAE. The same command after a kill or Ctrl-C resumes."
+    parser = commands.add_parser("train", help="train a DCAE", description=description)
     parser.set_defaults(run=run_train)
-    add_out(parser)
+    add_common(parser)
     parser.add_argument("--preset", default="tuned", choices=PRESETS, help="starting point (default: %(default)s)")
-    parser.add_argument("--dataset", help='"sample", "cifar10" or a folder of images: of one size, or with --crop of any')
+    parser.add_argument("--dataset", help='"sample", "cifar10" or a folder of images, with --crop of any size')
     parser.add_argument("--optimizer", help="SOAP or a name in torch.optim")
     parser.add_argument("--precision", help="float32 or bfloat16")
-    parser.add_argument("--device", help="cuda, mps or cpu; default: the best available")
-    for name in ("epochs", "batch_size", "lr", "warmup", "seed"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(getattr(TrainConfig(), name)))
-    crop = "train on random squares of these sizes, in pixels, cut from images or tar shards that are read while training"
+    for name, kind in (("epochs", int), ("batch-size", int), ("lr", float), ("warmup", float), ("seed", int)):
+        parser.add_argument(f"--{name}", type=kind)
+    crop = "train on random squares of these sizes, in pixels; images or tar shards are read while training"
     parser.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=crop)
     workers = f"with --crop, processes that read images (default: {WORKERS}; the weights do not depend on it)"
     parser.add_argument("--workers", type=int, help=workers)
@@ -62,12 +62,9 @@ def add_train(commands) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    names = ("dataset", "optimizer", "precision", "device", "epochs", "batch_size", "lr", "warmup", "seed", "crop", "model")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-
     def do() -> State:
         with processes(options.device) as (parallel, _):
-            config = TrainConfig.preset(options.preset, **given)
+            config = TrainConfig.preset(options.preset, **settings(options))
             parallel.on_rank0(lambda: refuse_another(config, options.out))
             splits = rank0_first(parallel, lambda: images_of(config, options.workers))
             return train(config, options.out, splits, keep_pictures(options.out, splits.test))
@@ -82,19 +79,16 @@ def add_train_codec(commands) -> None:
     description = "Train the codec's model, from the recorded DCAE on. The same command after a kill or Ctrl-C resumes."
     parser = commands.add_parser("train-codec", help="train the model of the codec", description=description)
     parser.set_defaults(run=run_train_codec)
-    add_out(parser)
+    add_common(parser)
     parser.add_argument("--dataset", default="cifar10", help='"sample", "cifar10" or a folder of images of one size')
-    parser.add_argument("--epochs", type=int, default=PRESET["epochs"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="cuda, mps or cpu; default: the best available")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seed", type=int)
 
 
 def run_train_codec(options: argparse.Namespace) -> int:
-    names = ("dataset", "epochs", "seed", "device")
-
     def do() -> State:
         with processes(options.device) as (parallel, _):
-            config = TrainConfig(**PRESET | {name: getattr(options, name) for name in names})
+            config = TrainConfig(**PRESET | settings(options))
             parallel.on_rank0(lambda: refuse_another(config, options.out))
             return train_codec(config, options.out)
 
@@ -105,8 +99,16 @@ def run_train_codec(options: argparse.Namespace) -> int:
     return status(do, options.out, summary)
 
 
-def add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, help="folder for the model, history.json and, until the end, checkpoints")
+def add_common(parser: argparse.ArgumentParser) -> None:
+    out = "folder for the model, history.json and, until the end, checkpoints"
+    parser.add_argument("--out", required=True, help=out)
+    parser.add_argument("--device", help="cuda, mps or cpu; default: the best available")
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of TrainConfig that the command names."""
+    names = [field.name for field in fields(TrainConfig)]
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
 
 
 def json_value(text: str) -> Any:

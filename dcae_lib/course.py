@@ -1,4 +1,4 @@
-"""What every notebook does first and last: settings by profile, and a file of the numbers that it measured."""
+"""The first and last lines of every notebook: settings by profile, recorded results, and a file of its own numbers."""
 
 import json
 from pathlib import Path
@@ -6,27 +6,28 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
-from .plots import use_style
+from .data import read_picture
 from .files import CLONE, resource
+from .plots import use_style
 
-PROFILES = {"quick": "sample", "full": "cifar10"}           # profile: data set
+PROFILES = {"quick": "sample", "full": "cifar10"}  # profile: data set
 
-# L1 on [-1, 1] by epoch, as reported by the source document; not measured here.
+# L1 on [-1, 1] by epoch that was reported for the recipe of the preset "document"; not measured here.
 DOCUMENT_L1 = {10: 0.0760, 25: 0.0641, 40: 0.0602}
 
 
 class Lesson(NamedTuple):
+    """The settings of one notebook."""
+
     name: str
     profile: str
-    dataset: str            # what `load_images` takes
-    out: Path               # where the notebook writes
+    dataset: str  # as for `load_images`
+    out: Path  # where the notebook writes
 
     def record(self, **numbers: float) -> None:
-        """Write what the notebook measured to `<out>/<name>.json`, where `make results` and the tests read it."""
+        """Write measured numbers to `<out>/<name>.json`, where `make results` and the tests read it."""
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / f"{self.name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
@@ -52,31 +53,31 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
 
 
 def measured(name: str, where: str = "bench") -> dict:
-    """What `<name>.json` holds: a file in the folder `resource(where)`; CONTRIBUTING.md says which command wrote it."""
+    """Load `<name>.json` from the folder `resource(where)`; CONTRIBUTING.md lists the commands that wrote it."""
     return json.loads((resource(where) / f"{name}.json").read_text())
 
 
 def recorded_run() -> dict:
-    """The `history.json` of the recorded 40-epoch run on CIFAR-10, whose weights `DCAE.from_pretrained()` loads."""
+    """Load the `history.json` of the recorded 40-epoch run, whose weights `DCAE.from_pretrained()` loads."""
     return measured("history", "recorded")
 
 
 def recorded_runs() -> dict[str, dict]:
-    """{name: history.json} of the other runs on CIFAR-10, which bench/runs.py made."""
+    """Load {name: history.json} of the other runs on CIFAR-10, which bench/runs.py made."""
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(resource("runs").glob("*/history.json"))}
 
 
 def recorded_pictures() -> dict[int, Tensor]:
-    """{epoch: uint8 [10, 3, 32, 32]}: test images as the recorded run gave them back; 0: the originals."""
+    """Load {epoch: uint8 [10, 3, 32, 32]}: the recorded run's reconstructions of test images; 0: the originals."""
     paths = sorted((resource("recorded") / "epochs").glob("*.png"))
-    rows = {int(path.stem): pil_to_tensor(Image.open(path)) for path in paths}
+    rows = {int(path.stem): read_picture(path) for path in paths}
     return {epoch: torch.stack(row.split(32, dim=2)) for epoch, row in rows.items()}
 
 
 def say(text: str, value: float, low: float, high: float) -> None:
-    """Print the bounds that a measured value must keep: they repeat on every machine, its digits may not.
+    """Check a value against bounds and print them: they repeat on every machine, its digits may not.
 
-    Raises AssertionError if it does not keep them.
+    Raises AssertionError if it is outside.
     """
     if not low <= value <= high:
         raise AssertionError(f"{text}: {value:.4g} is not between {low:g} and {high:g}")

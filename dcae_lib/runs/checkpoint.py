@@ -61,8 +61,8 @@ class Checkpoint(Hook):
 
     def save(self, state: State) -> None:
         """Raises CheckpointError, and FloatingPointError for losses that are not finite."""
-        progress = dict(history=state.history, sessions=state.sessions, seconds=state.seconds, losses=read_losses(state))
-        record = self.identity | progress
+        progress = dict(losses=read_losses(state), seconds=state.seconds)
+        record = self.identity | progress | dict(history=state.history, sessions=state.sessions)
         self.parallel.on_rank0(lambda: save_checkpoint(self.folder, state.step, pack(state, self.order), record))
         self.saved = time.monotonic()
 

@@ -114,6 +114,6 @@ def processes(device: str | None = None) -> Iterator[tuple[SingleProcess, torch.
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     yield Processes(rank, size), own
     # After an error the group is left to the end of the process: NCCL would wait for the others. Before torch 2.8
-    # (its issue 154976) gloo's threads may need the interpreter's lock to finish, which a sleeping thread does not hold.
+    # (its issue 154976) gloo's threads may need the interpreter's lock to finish, which a sleeping thread has not.
     time.sleep(0.2)
     dist.destroy_process_group()
