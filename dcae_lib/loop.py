@@ -101,7 +101,7 @@ def fit(
     parallel: SingleProcess = SingleProcess(),  # noqa: B008  (it has no state)
     device: torch.device | None = None,
 ) -> State[M]:
-    """Train on splits.train, and score on splits.test after every epoch, until all are done or a hook sets state.stop."""
+    """Train on splits.train and score on splits.test after every epoch, until done or until a hook sets state.stop."""
     device = device or best_device(config.device)
     images, test = splits.train.to(device), splits.test.to(device)
     torch.manual_seed(config.seed)

@@ -43,7 +43,7 @@ def train(
     Under `torchrun` each process takes its part of every batch of config.batch_size, and all end with the same
     weights, bit for bit; rank 0 alone writes, shows the bar and calls `after_epoch`.
 
-    Raises NonFiniteLoss within 50 steps of a loss or gradient that is NaN or infinite; ValueError if `out` holds
+    Raises NonFiniteLoss within 50 steps of a loss or gradient that is NaN or infinite; ValueError if `out` has
     checkpoints of another training (a finished one is replaced), or for crops that are no multiple of the model's factor
     or below 11 pixels, the window of SSIM; CheckpointError if a checkpoint cannot be written.
     """
