@@ -1,0 +1,97 @@
+"""The package's rooms: who imports whom, what an import loads, and how long each may be. Limits are only lowered."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted((ROOT / "dcae_lib").rglob("*.py"))
+CORE = ("rearrange", "blocks", "model", "soap", "config", "loop", "metrics", "device")
+BELOW = ("files", "device", "tiles")  # foundations that import nothing of ours but each other
+
+# Each room or module may import from these, itself included.
+MAY_IMPORT = {
+    "rearrange": (),
+    "soap": (),
+    **dict.fromkeys(BELOW, BELOW),
+    "data": ("data", *BELOW),
+    **dict.fromkeys(("blocks", "model", "config", "loop", "metrics"), (*CORE, "data", "files")),
+    "runs": ("runs", *CORE, "data", "files"),
+    "scale": ("scale", *CORE, "data"),
+    "plots": ("data",),
+    "training": ("runs", "scale", *CORE, "data"),
+    "course": ("plots", "data", "files"),
+    "codec": ("codec", "training", "plots", "runs", *CORE, "data", *BELOW),
+    "explore": ("explore", "codec", "plots", *CORE, "data", *BELOW),
+    "__main__": ("codec", "training", "runs", "scale", *CORE, "data", *BELOW),
+}
+
+
+def lines(path):
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def room(path):
+    """The room of a module, or the module itself at the top: dcae_lib/data/sets.py -> data."""
+    return path.relative_to(ROOT / "dcae_lib").with_suffix("").parts[0]
+
+
+def imports(path):
+    """Rooms that a module imports at run time or for its types, wherever in it."""
+    depth = len(path.relative_to(ROOT / "dcae_lib").parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            inside = (node.module or "").split(".")[0]
+            if node.level < depth:
+                yield room(path)
+            else:
+                yield from [inside] if inside else [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_from_the_rooms_below(path):
+    if path != ROOT / "dcae_lib" / "__init__.py":
+        assert set(imports(path)) <= set(MAY_IMPORT[room(path)])
+
+
+@pytest.mark.parametrize(
+    "name, absent",
+    [
+        ("dcae_lib", "."),
+        ("dcae_lib.soap", ".data .files .device .loop .codec"),
+        ("dcae_lib.rearrange", ".data .files .device .loop .codec"),
+        ("dcae_lib.plots", ".training .loop .soap .runs .codec .scale .explore"),
+        ("dcae_lib.model", ".training .loop .soap .runs .codec .scale .explore"),
+        ("dcae_lib.loop", ".training .runs .codec .scale .explore"),
+        ("dcae_lib.training", ".codec .explore"),
+        ("dcae_lib.codec", ".explore"),
+    ],
+)
+def test_an_import_loads_no_more_than_it_needs(name, absent):
+    program = f"import sys, {name}; print(*(m for m in sys.modules if m.startswith('dcae_lib.')))"
+    loaded = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT).split()
+    assert [module for module in loaded if any(module.startswith(f"dcae_lib{part}") for part in absent.split())] == []
+
+
+def test_lengths_stay_within_their_limits():
+    core = [path for path in MODULES if path.parent == ROOT / "dcae_lib" and path.stem in CORE]
+    assert sum(map(lines, core)) <= 1000
+    assert sum(map(lines, MODULES)) <= 4600
+    assert {path.name: lines(path) for path in MODULES if lines(path) > 350} == {}
+    assert sum(map(lines, (ROOT / "tests").rglob("*.py"))) <= 7500
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_says_in_one_line_what_it_is_for(path):
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+    assert first and "\n" not in first
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_begin_with_a_verb_or_a_noun(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert [text for text in texts if text.split(" ")[0] in ("What", "Where", "Whether", "Of", "How", "Which")] == []
