@@ -63,11 +63,11 @@ codec: $(READY)  ## train the codec's model and draw its curves beside JPEG, Web
 	$(BIN)/python tools/results_page.py
 
 nightly: $(READY)  ## what takes too long for every change: 100,000 damaged streams
-	DCAE_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_bitstream.py tests/test_fuzz.py tests/test_golden.py
+	DCAE_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/codec
 
-bench: $(READY)  ## measure speeds and costs (downloads CIFAR-10, runs all tests), and write results/bench/*.json
+bench: $(READY)  ## measure speeds (downloads CIFAR-10), and write results/bench/*.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
-	for name in shortcuts soap train photos codec explore stream distributed costs; do $(BIN)/python bench/$$name.py || exit 1; done
+	for name in shortcuts soap train photos codec explore stream distributed; do $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
 	rm -rf results/quick .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

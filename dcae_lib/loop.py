@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Task(NamedTuple, Generic[M]):
-    """What is trained: the name of the loss, and how to build the model, compute the loss and score the model."""
+    """A training task: the name of its loss, and functions that build the model, compute the loss and score the model."""
 
     name: str
     build: Callable[[], M]
