@@ -19,5 +19,7 @@ if __name__ == "__main__":
     for name, (file, sha256) in PHOTOS.items():
         image = Image.open(Path(skimage.__file__).parent / "data" / file)
         found = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
-        assert found == sha256, f"{file} of scikit-image {skimage.__version__} holds other pixels than the course was made with"
+        assert found == sha256, (
+            f"{file} of scikit-image {skimage.__version__} holds other pixels than the course was made with"
+        )
         image.save(Path(__file__).parent / "photos" / f"{name}.webp", lossless=True, quality=100, method=6)

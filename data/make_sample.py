@@ -24,7 +24,7 @@ def main(folder: Path = Path(__file__).parent / "sample") -> None:
         for name, index in zip(CLASSES, chosen):
             sheet = images[index].reshape(-1, COLUMNS, 32, 32, 3).swapaxes(1, 2).reshape(-1, COLUMNS * 32, 3)
             Image.fromarray(sheet).save(folder / f"{split}-{name}.png", optimize=True)
-        in_turn = np.stack(chosen, 1).ravel()                # image i of the sample is of class i % 10
+        in_turn = np.stack(chosen, 1).ravel()  # image i of the sample is of class i % 10
         sha256 = hashlib.sha256(images[in_turn].tobytes()).hexdigest()
         record[split] = {"sha256": sha256, "cifar10_index": in_turn.tolist()}
     (folder / "sample.json").write_text(json.dumps(record) + "\n")
