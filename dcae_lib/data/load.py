@@ -26,6 +26,8 @@ def load_images(source: str | Path = "sample", size: int | tuple[int, int] | Non
     if fit not in ("crop", "resize"):
         raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
     if source not in ("sample", "cifar10"):
+        if size is not None and len(pixel_sizes("size", size)) not in (1, 2):
+            raise ValueError(f"size must be a side or (height, width), got {size}")
         return _load_folder(Path(source), size, fit)
     if size is not None:
         raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
@@ -51,14 +53,12 @@ def _load_folder(folder: Path, size: int | tuple[int, int] | None, fit: str) -> 
         raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
     paths = sorted(Path(path) for path, _ in image_files(folder))
     if len(paths) < 2:
-        raise DataError(
-            f"{folder} holds fewer than two images ({', '.join(IMG_EXTENSIONS)}): one to train on, one to test"
-        )
+        raise DataError(f"{folder} holds fewer than two images ({', '.join(IMG_EXTENSIONS)}): to train on and to test")
     images = []
     for path in paths:
         picture = open_picture(path)
         if size is not None:
-            height, width = (pixel_sizes("size", size) * 2)[-2:]
+            height, *_, width = 2 * pixel_sizes("size", size)
             picture = ImageOps.fit(picture, (width, height)) if fit == "crop" else picture.resize((width, height))
         images.append(pil_to_tensor(picture))
         if images[-1].shape != images[0].shape:

@@ -24,9 +24,9 @@ UPRIGHT = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
 
 
 def image_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield the path and the length in bytes of every image in a folder and the folders within it.
+    """Yield the path and the length in bytes of every image in a folder and its folders, but not in links to folders.
 
-    Links to files are followed, links to folders are not. Raises DataError for what cannot be read.
+    Raises DataError for a folder or a file that cannot be read.
     """
 
     def refuse(error: OSError):

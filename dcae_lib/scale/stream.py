@@ -37,9 +37,9 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
 
     source: a folder of images; or tar shards in WebDataset's format (uncompressed; each image a member, such as
     000123.jpg): a folder of them, a list of them, or one. crop: a side in pixels, or several, of which each batch has
-    one. Where an image is shorter, so is the crop, and it is scaled up. A tenth of the images, 500 at most, is the test
-    set, in memory: the centre of each, at the largest side. workers: processes that read; 0 reads in this one. (Where
-    they are not forked, on macOS, Windows and from Python 3.14, a program needs its `if __name__ == "__main__":`.)
+    one; a shorter image is scaled up. A tenth of the images, 500 at most, is the test set, in memory: the centre of
+    each, at the largest side. workers: processes that read; 0 reads in this one. (Where they are not forked, on macOS,
+    Windows and from Python 3.14, a program needs its `if __name__ == "__main__":`.)
 
     Memory holds about 30 bytes per image and the length of the longest name, in this process and in each worker that
     is not forked, and a few times as much while an epoch is put in order. The training images' `sha256` is of names,
@@ -47,8 +47,6 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
     DataError if there are no two images to read, or 20 in a row cannot be read.
     """
     crops = pixel_sizes("crop", crop)
-    if workers < 0:
-        raise ValueError(f"workers must be 0 or more, got {workers}")
     files = Files(source)
     if len(files) < 2:
         raise DataError(f"{files.name} holds fewer than two images: one to train on, one to test")
@@ -128,10 +126,6 @@ def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, n
                     kind = "." + member.name.rpartition("/")[2].partition(".")[2].lower()
                     if member.isreg() and not member.issparse() and kind in IMG_EXTENSIONS:
                         images.extend((k, member.offset_data, member.size))
-                with open(shard, "rb") as file:  # tarfile takes a damaged header for the end
-                    file.seek(tar.offset)
-                    if file.read(512).strip(b"\0"):
-                        raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} is no folder, and no tar file that can be read uncompressed ({error})") from error
     names = [os.fsencode(os.path.relpath(shard, root) if root else shard) for shard in shards]
@@ -190,10 +184,7 @@ class ImageStream:
         return torch.argsort(group[torch.from_numpy(self.files.images[0])[self.chosen]] + place)
 
     def _loader(self) -> tuple[DataLoader, list]:
-        """Make a loader and the list of the batches that it is to read, which each epoch fills.
-
-        Its workers stay for the next epoch: where they are not forked, each imports torch anew.
-        """
+        """Make a loader that outlives an epoch, as workers start slowly, and the list of the batches that it reads."""
         plan: list[tuple[np.ndarray, int, int]] = []
         options: dict = dict(num_workers=self.workers, generator=Generator())  # torch's own generator is the model's
         if self.workers:
@@ -221,11 +212,8 @@ class Crops(Dataset):
 
 
 def square(image: Image.Image, side: int, rng: np.random.Generator | None = None) -> Tensor:
-    """Cut a square out of an RGB image, anywhere in it, or the centre without an rng: uint8 [3, side, side].
-
-    Where the image is shorter than the side, so is the square, and it is scaled up: not the image, which may be long.
-    """
-    size = min(side, *image.size)
+    """Cut a square out of an RGB image, anywhere in it, or the centre without an rng: uint8 [3, side, side]."""
+    size = min(side, *image.size)  # the square of a thin image is scaled up, not the image, which may be long
     left, top = (int(rng.integers(length - size + 1)) if rng else (length - size) // 2 for length in image.size)
     cut = image.crop((left, top, left + size, top + size))
     # Contiguous: a batch with its channels last is convolved in another order, and a worker's batch loses that layout.
