@@ -26,9 +26,9 @@ from ..data import DataError, Splits, image_files, image_set, open_picture, pixe
 from ..data.sets import Shard
 
 WORKERS = 2  # of each training process
-MIXED_SHARDS = 8  # so many shards are mixed at a time: a reader of a million images does not jump among all of them
+MIXED_SHARDS = 8  # shards whose images are mixed: a reader of a million images should not jump among all of them
 MAX_TESTS = 500  # images that are evaluated after every epoch, kept in memory
-MAX_BROKEN = 20  # unreadable images in a row: more, and it is the folder that is broken
+MAX_BROKEN = 20  # unreadable images in a row after which the whole source counts as broken
 Source = str | Path | Sequence[str | Path]
 
 
@@ -39,7 +39,7 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
     000123.jpg): a folder of them, a list of them, or one. crop: a side in pixels, or several, of which each batch has
     one; a shorter image is scaled up. A tenth of the images, 500 at most, is the test set, in memory: the centre of
     each, at the largest side. workers: processes that read; 0 reads in this one. (Where they are not forked, on macOS,
-    Windows and from Python 3.14, a program needs its `if __name__ == "__main__":`.)
+    Windows and from Python 3.14, a program needs the guard `if __name__ == "__main__":`.)
 
     Memory holds about 30 bytes per image and the length of the longest name, in this process and in each worker that
     is not forked, and a few times as much while an epoch is put in order. The training images' `sha256` is of names,
@@ -159,7 +159,7 @@ class ImageStream:
         order = self._order(generator).split(batch_size)
         sides = torch.randint(len(self.crops), (len(order),), generator=generator).tolist()
         seed = int(torch.randint(2**62, (), generator=generator))
-        loader, plan = self.idle.pop() if self.idle else self._loader()  # two epochs at the same time have two
+        loader, plan = self.idle.pop() if self.idle else self._loader()  # one for each of two simultaneous epochs
         # Arrays to the workers and back: tensors would go through shared memory, of which a container has little.
         batches = [(shard(indices) if shard else indices).numpy() for indices in order[skip:]]
         plan[:] = [(indices, self.crops[side], seed) for indices, side in zip(batches, sides[skip:])]

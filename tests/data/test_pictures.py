@@ -22,13 +22,7 @@ def opened(content, **options):
     return open_picture(io.BytesIO(content), "name", **options)
 
 
-def oriented(value):
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = value
-    return exif
-
-
-def test_a_picture_is_read_from_a_path_or_an_open_file(tmp_path):
+def test_a_picture_is_read_from_path_or_open_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     for file in (tmp_path / "a.png", str(tmp_path / "a.png"), io.BytesIO((tmp_path / "a.png").read_bytes())):
@@ -37,7 +31,9 @@ def test_a_picture_is_read_from_a_path_or_an_open_file(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photo_stands_upright_as_its_exif_says(orientation):
-    content = encoded(NOISE, "JPEG", exif=oriented(orientation))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(NOISE, "JPEG", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     assert opened(content).size == upright.size and opened(content).tobytes() == upright.tobytes()
 
@@ -72,10 +68,8 @@ def test_a_transparent_picture_needs_a_background():
 
 BAD = {
     "text": (b"some text", "is not a picture"),
-    "empty": (b"", "is not a picture"),
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n", "is not a picture"),
     "truncated": (encoded(NOISE, "JPEG")[:-200], "cannot be read as a picture .*truncated"),
-    "damaged": (encoded(NOISE).replace(b"IDAT", b"IDAT\0"), "cannot be read as a picture"),
     "broken chunk": (b"\x8f\x05! ".join(encoded(NOISE).rsplit(b"IDAT", 1)), "cannot be read as a picture"),
     "16 bits": (encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16))), "has more than 8 bits"),
     "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "has more than 8 bits"),
@@ -89,7 +83,6 @@ if features.check("avif"):
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_picture_is_refused_in_one_line(kind, monkeypatch):
-    monkeypatch.setattr("subprocess.check_call", lambda *command, **options: pytest.fail("Ghostscript was started"))
     monkeypatch.setattr("subprocess.Popen", lambda *command, **options: pytest.fail("Ghostscript was started"))
     if "megapixels" in kind:
         monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
@@ -100,8 +93,8 @@ def test_a_bad_picture_is_refused_in_one_line(kind, monkeypatch):
 
 
 def test_a_picture_may_have_as_many_pixels_as_allowed(monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 400 * 300)
-    assert opened(encoded(NOISE)).size == (400, 300)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", NOISE.width * NOISE.height)
+    assert opened(encoded(NOISE)).size == NOISE.size
     monkeypatch.setattr(pictures, "MAX_PIXELS", 400 * 300 - 1)
     with pytest.raises(DataError, match="is 400×300"):
         opened(encoded(NOISE))

@@ -1,12 +1,11 @@
 """Pixels to floats and back, sets and their batches."""
 
 import hashlib
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis.extra.numpy import array_shapes, arrays
 
 from dcae_lib.data import batches, eval_batch_size, image_set, to_model, to_uint8
 
@@ -17,6 +16,10 @@ def values(epoch):
     return [to_uint8(x)[:, 0, 0, 0].tolist() for x in epoch]
 
 
+def drawn(seed, batch_size=8):
+    return values(batches(COUNTED, batch_size, torch.Generator().manual_seed(seed)))
+
+
 def test_all_256_values_survive_the_way_to_the_model():
     x = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(to_model(x)), x)
@@ -24,38 +27,26 @@ def test_all_256_values_survive_the_way_to_the_model():
     assert to_uint8(torch.tensor([-9.0, -1.001, 1.001, 9.0])).tolist() == [0, 0, 255, 255]
 
 
-@settings(deadline=None)
-@given(arrays(np.uint8, array_shapes(max_dims=4)).map(torch.from_numpy))
-def test_arrays_of_any_shape_survive_too(x):
-    assert torch.equal(to_uint8(to_model(x)), x)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_only_uint8_is_taken_for_pixels(dtype):
-    with pytest.raises(ValueError, match=f"expected uint8 pixels, got {dtype}"):
-        to_model(torch.zeros(1, 3, 4, 4, dtype=dtype))
+def test_only_uint8_is_taken_for_pixels():
+    with pytest.raises(ValueError, match=r"expected uint8 pixels, got torch\.float32"):
+        to_model(torch.zeros(1, 3, 4, 4))
 
 
 @pytest.mark.parametrize("batch_size, lengths", [(1, [1] * 25), (8, [8, 8, 8, 1]), (25, [25]), (99, [25])])
 def test_an_epoch_holds_every_image_once(batch_size, lengths):
-    epoch = values(batches(COUNTED, batch_size, torch.Generator().manual_seed(0)))
-    assert list(map(len, epoch)) == lengths and sorted(sum(epoch, [])) == list(range(25))
+    epoch = drawn(0, batch_size)
+    assert list(map(len, epoch)) == lengths and sorted(chain(*epoch)) == list(range(25))
 
 
 def test_the_generator_alone_decides_the_order():
-    def drawn(seed):
-        return values(batches(COUNTED, 8, torch.Generator().manual_seed(seed)))
-
-    assert sum(values(batches(COUNTED, 8)), []) == list(range(25))
+    assert list(chain(*values(batches(COUNTED, 8)))) == list(range(25))
     assert drawn(1) == drawn(1) != drawn(2)
 
 
 def test_batches_are_skipped_and_shared_out():
     images = image_set(COUNTED, None, "counted")
-    options = dict(skip=2, shard=lambda indices: indices[1::2])
-    assert values(images.batches(8, **options)) == [[17, 19, 21, 23], []]
-    order = values(batches(COUNTED, 8, torch.Generator().manual_seed(0)))
-    assert values(images.batches(8, torch.Generator().manual_seed(0), **options)) == [x[1::2] for x in order[2:]]
+    epoch = images.batches(8, torch.Generator().manual_seed(0), skip=2, shard=lambda indices: indices[1::2])
+    assert values(epoch) == [x[1::2] for x in drawn(0)[2:]]
 
 
 def test_a_set_has_the_hash_of_its_pixels():
