@@ -1,4 +1,4 @@
-"""Write photos/: three photographs without restrictions, from scikit-image (pip install scikit-image), as lossless WebP."""
+"""Write photos/: three free photographs of scikit-image (pip install scikit-image), as lossless WebP."""
 
 import hashlib
 from pathlib import Path
@@ -18,6 +18,8 @@ if __name__ == "__main__":
 
     for name, (file, sha256) in PHOTOS.items():
         image = Image.open(Path(skimage.__file__).parent / "data" / file)
-        found = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
-        assert found == sha256, f"{file} of scikit-image {skimage.__version__} holds other pixels than the course was made with"
+        pixels = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+        assert pixels == sha256, (
+            f"{file} of scikit-image {skimage.__version__} holds other pixels than the course was made with"
+        )
         image.save(Path(__file__).parent / "photos" / f"{name}.webp", lossless=True, quality=100, method=6)

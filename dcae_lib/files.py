@@ -1,4 +1,4 @@
-"""Where the files that belong to the package lie, and how a file is written so that none is ever half there."""
+"""Where the package's own files lie, and how to write a file whole or not at all."""
 
 import os
 from pathlib import Path
@@ -6,28 +6,23 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 CLONE = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 
-# Packed into a wheel by pyproject.toml, as dcae_lib/shipped/<name>.
-IN_CLONE = {
+IN_CLONE = {  # in a wheel, pyproject.toml packs them as dcae_lib/shipped/<name>
     "sample": "data/sample",
     "photos": "data/photos",
-    "recorded": "results/full",
+    "recorded": "results/full",  # the 40-epoch run
     "codec_weights": "results/codec",
-    "runs": "results/runs",
-    "bench": "results/bench",
+    "runs": "results/runs",  # other runs
+    "bench": "results/bench",  # what bench/ measured
 }
 
 
 def resource(name: str) -> Path:
-    """The folder of the embedded "sample" or "photos", of the "recorded" 40-epoch run, of the "codec_weights",
-    of the other "runs", or of what bench/ measured."""
+    """Return the folder of one of the names in IN_CLONE."""
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / "shipped" / name
 
 
 def write_whole(files: dict[Path, bytes]) -> None:
-    """Write files so that each is at every moment, even if the power fails, the old one or the new one, whole.
-
-    None is replaced before all are written: if the disk is full, all stay as they were.
-    """
+    """Replace files: each is the old or the new one even if the power fails, and all stay old if the disk is full."""
     partials = {path: path.with_name(f"{path.name}.{os.getpid()}.partial") for path in files}
     try:
         for path, data in files.items():

