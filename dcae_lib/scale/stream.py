@@ -126,6 +126,10 @@ def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, n
                     kind = "." + member.name.rpartition("/")[2].partition(".")[2].lower()
                     if member.isreg() and not member.issparse() and kind in IMG_EXTENSIONS:
                         images.extend((k, member.offset_data, member.size))
+                with open(shard, "rb") as file:  # tarfile takes a damaged header for the end
+                    file.seek(tar.offset)
+                    if file.read(512).strip(b"\0"):
+                        raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} is no folder, and no tar file that can be read uncompressed ({error})") from error
     names = [os.fsencode(os.path.relpath(shard, root) if root else shard) for shard in shards]

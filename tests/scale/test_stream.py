@@ -259,6 +259,16 @@ def test_a_shard_that_was_cut_is_named(shards, tmp_path):
         stream_images(tmp_path, 16, workers=0)
 
 
+def test_a_shard_with_a_damaged_header_is_named(shards, tmp_path):
+    data = bytearray((shards / "train-000.tar").read_bytes())
+    with tarfile.open(shards / "train-000.tar") as tar:
+        third = tar.getmembers()[2].offset
+    data[third : third + 300] = bytes(b ^ 90 for b in data[third : third + 300])
+    (tmp_path / "damaged.tar").write_bytes(data)
+    with pytest.raises(DataError, match=rf"damaged at byte {third:,}"):
+        stream_images(tmp_path, 16, workers=0)
+
+
 # ---- workers
 
 
