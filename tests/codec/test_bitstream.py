@@ -12,7 +12,6 @@ from dcae_lib.data import MAX_PIXELS
 
 MODEL = bytes(range(0xA0, 0xC0))  # the SHA-256 of some weights
 FILES = [pack(Header(32, 32, 0, 50), random.Random(0).randbytes(90), MODEL), pack(Header(300, 20, 3, 5), b"abc", MODEL)]
-examples = settings(deadline=None, max_examples=200)
 
 
 def sealed(body, model=MODEL):
@@ -43,31 +42,13 @@ def test_small_square_image_has_eight_bytes_of_overhead():
         (Header(32, 32, 1, 7), "d1a0 00 20 20 01 07"),  # a batch of one is a batch
         (Header(32, 32, 300, 7), "d1a0 00 20 20 ac02 07"),
         (Header(1, 2**21, 0, 7), "d1a0 00 01 80808001 00 07"),
+        (Header(8192, 8192, 0, 7), "d1a0 00 8040 8040 00 07"),
     ],
 )
 def test_header_fields_have_documented_bytes(header, head):
     data = sealed(bytes.fromhex(head) + b"payload")
     assert pack(header, b"payload", MODEL) == data
     assert unpack(data, MODEL) == (header, b"payload")
-
-
-sides = st.one_of(st.integers(1, 300), st.integers(1, 2**13))
-
-
-@examples
-@given(
-    st.builds(Header, sides, sides, st.one_of(st.just(0), st.integers(1, 1000)), st.integers(0, 100)),
-    st.binary(max_size=40),
-    st.binary(min_size=32, max_size=32),
-)
-def test_unpack_undoes_pack(header, payload, model):
-    try:
-        check_size(*header[:3])
-    except ValueError:
-        with pytest.raises(ValueError, match="at most 67 megapixels"):
-            pack(header, payload, model)
-    else:
-        assert unpack(pack(header, payload, model), model) == (header, payload)
 
 
 # ---- refused
@@ -137,7 +118,7 @@ def test_invalid_headers_are_corrupt_despite_valid_checksums(body, message):
         unpack(sealed(bytes.fromhex(body)), MODEL)
 
 
-@examples
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=20))
 def test_forged_headers_hold_valid_sizes_or_are_corrupt(rest):
     try:

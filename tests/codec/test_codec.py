@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dcae_lib import Codec, to_model, to_uint8
-from dcae_lib.codec.bitstream import CorruptStream, Header, WrongModel, unpack
+from dcae_lib.codec.bitstream import CorruptStream, WrongModel
 from dcae_lib.codec.codec import SEAMLESS, identity
 from dcae_lib.metrics import psnr
 from dcae_lib.tiles import cut, join
@@ -25,16 +25,14 @@ def close(one, other):
 # ---- every kind of picture
 
 
-def test_tensors_arrays_and_pillow_images_give_the_same_bytes(codec, images, request):
+def test_tensors_arrays_and_pillow_images_give_the_same_bytes(codec, images):
     array = images[3].permute(1, 2, 0).numpy()
     read_only = array.copy()
     read_only.setflags(write=False)
     flipped = np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1]  # negative strides
     data = codec.compress(images[3])
-    request.addfinalizer(lambda before=torch.is_warn_always_enabled(): torch.set_warn_always(before))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        torch.set_warn_always(True)  # otherwise torch warns once per process
         for same in (array, np.asfortranarray(array), flipped, read_only, Image.fromarray(array)):
             assert codec.compress(same) == data
         assert codec.compress(np.stack([array] * 2)) == codec.compress(torch.stack([images[3]] * 2))
@@ -129,13 +127,6 @@ def test_decompress_each_mixes_sizes_and_qualities(codec, images, cat):
     assert torch.equal(codec.decompress(memoryview(data[0])), codec.decompress(bytearray(data[0])))
 
 
-def test_noise_and_flat_images_come_back(codec):
-    noise = torch.randint(0, 2, (3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8) * 255
-    for x in (noise, torch.zeros_like(noise), torch.full_like(noise, 255)):
-        for q in (0, 100):
-            assert codec.decompress(codec.compress(x, q)).shape == x.shape
-
-
 def test_higher_quality_costs_bytes_and_gains_decibels(codec, images):
     sizes, decibels = [], []
     for q in (0, 20, 40, 60, 80, 100):
@@ -172,8 +163,8 @@ def test_preview_equals_the_decompressed_image(q, codec, images, cat):
 
 def test_progress_rises_to_one(codec, cat):
     compress, decompress = [], []
-    data = codec.compress(cat.repeat(1, 2, 2), 0, progress=compress.append)
-    codec.decompress(data, decompress.append)
+    codec.compress(cat.repeat(1, 2, 2), 0, progress=compress.append)
+    codec.decompress(codec.compress(cat[:, :9, :9]), decompress.append)
     for fractions in (compress, decompress):
         assert len(fractions) > 1 and fractions[-1] == 1 and all(0 < a < b for a, b in pairwise(fractions))
 
@@ -187,17 +178,6 @@ def test_only_low_qualities_decode_tiles_with_their_neighbours(q, codec, cat):
     among = to_uint8(codec.model.synthesise(y[..., 7:17, 7:17], quality)[..., 4:-4, 4:-4])
     middle = codec.decompress(codec.compress(x, q))[..., 32:64, 32:64]
     assert close(middle, among if q < SEAMLESS else alone) and not close(alone, among)
-
-
-def test_two_threads_write_and_read_the_same(codec, cat, monkeypatch, request):
-    request.addfinalizer(lambda before=torch.get_num_threads(): torch.set_num_threads(before))
-    data, latents = [], []
-    monkeypatch.setattr(codec, "_pixels", lambda y, quality: latents.append(y) or y)
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        data.append(codec.compress(cat[:, :12, :9], 80))
-        codec.decompress(data[0])
-    assert data[0] == data[1] and latents[0].shape == (1, 16, 3, 3) and torch.equal(*latents)
 
 
 # ---- the model's identity
@@ -230,8 +210,3 @@ def test_files_of_another_model_are_refused(codec, images):
         Codec(others[False]).decompress(data)
     with pytest.raises(CorruptStream, match="another model wrote them"):
         Codec(others[True]).decompress(data)
-
-
-def test_header_holds_size_count_and_quality(codec, images):
-    assert unpack(codec.compress(images[:2, :, :9], 17), codec.identity)[0] == Header(9, 32, 2, 17)
-    assert unpack(codec.compress(images[0], 17), codec.identity)[0] == Header(32, 32, 0, 17)

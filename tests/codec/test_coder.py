@@ -6,8 +6,6 @@ import constriction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dcae_lib.codec import coder
 from dcae_lib.codec.bitstream import CorruptStream
@@ -30,17 +28,13 @@ def rectangles(rng, N, whole=False):
     return mask
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 2),
-    st.lists(st.integers(1, 5), min_size=1, max_size=4),
-    st.sampled_from([0, 1, 9, 200, MAX_LATENT]),
-    st.booleans(),
-    st.integers(0, 2**32),
-)
-def test_decode_undoes_encode_and_streams_are_independent(contexts, model, sizes, largest, whole, seed):
-    context, rng, N = contexts[model], np.random.default_rng(seed), sum(sizes)
-    mask = rectangles(rng, N, whole)
+@pytest.mark.parametrize("seed", range(45))
+def test_decode_undoes_encode_and_streams_are_independent(contexts, seed):
+    context, largest = contexts[seed % 3], (0, 1, 9, 200, MAX_LATENT)[seed % 5]
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 6, rng.integers(1, 5)).tolist()
+    N = sum(sizes)
+    mask = rectangles(rng, N, whole=seed % 2 == 0)
     values = torch.from_numpy(rng.integers(-largest, largest + 1, (N, 4, 8, 8))).float()
     values[torch.from_numpy(rng.random(values.shape) < 0.3)] = largest  # the extremes themselves
     values[torch.from_numpy(rng.random(values.shape) < 0.1)] = -largest
@@ -48,6 +42,7 @@ def test_decode_undoes_encode_and_streams_are_independent(contexts, model, sizes
     streams = encode(values, mask, sizes, context)  # latents outside the mask do not matter
     assert streams == encode(y, mask, sizes, context)
     assert torch.equal(decode(streams, mask, sizes, context), y)
+    assert torch.equal(costs(y, mask, context) > 0, mask[:, None].expand_as(y))
     for stream, n, *part in zip(streams, sizes, y.split(sizes), mask.split(sizes), strict=True):
         assert encode(*part, [n], context) == [stream]
         assert torch.equal(decode([stream], part[1], [n], context), part[0])
@@ -100,12 +95,6 @@ def test_bytes_are_close_to_the_cross_entropy(sampled):
     (stream,) = encode(y, mask, [len(y)], context)
     assert abs(len(stream) - cost.sum() / 8) < 0.002 * len(stream) + 5
     assert (cost.sum() / bits(y, mean, log_scale).sum() - 1).abs() < 0.02  # integers cost hardly more than floats
-
-
-def test_sites_outside_the_mask_cost_nothing(contexts):
-    mask = rectangles(np.random.default_rng(1), 3)
-    cost = costs(torch.zeros(3, 4, 8, 8), mask, contexts[0])
-    assert torch.equal(cost > 0, mask[:, None].expand_as(cost))
 
 
 def read(stream, rows):

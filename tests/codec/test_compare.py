@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import features
 
-from dcae_lib import plots, to_model
+from dcae_lib import to_model
 from dcae_lib.codec import compare
 from dcae_lib.codec.baselines import decode, encode
 from dcae_lib.metrics import psnr
@@ -112,7 +112,7 @@ def test_bd_rate_is_the_mean_difference_of_log_bits():
     steeper = [(1.0, 20.0), (16.0, 40.0)]  # from equal bits to 4 times as many: twice as many in the mean
     assert compare.bd_rate(steeper, reference, 20, 40) == pytest.approx(100)
     for low, high in ((19, 40), (20, 41)):
-        with pytest.raises(ValueError, match="from 20.00 to 40.00 does not span"):
+        with pytest.raises(ValueError, match=r"from 20\.00 to 40\.00 does not span"):
             compare.bd_rate(steeper, reference, low, high)
 
 
@@ -131,19 +131,10 @@ def test_lines_go_through_the_points_of_the_record(metric, label, way):
     assert set(lines) == {*SHARED, *(["KLT"] if way == "stripped" else [])}
     for name, line in lines.items():
         curve = CURVES[name] if name == "KLT" else CURVES[name][way]
+        assert line.get_color() == compare.COLORS[name]
         assert line.get_xydata().tolist() == [[point["bpp"], point[metric]] for point in curve]
     assert (ax.get_xscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "bits per pixel", label)
-    assert lines["DCAE"].get_color() == plots.BLUE and lines["DCAE"].get_linewidth() > lines["JPEG"].get_linewidth()
-
-
-def test_each_codec_has_its_own_fixed_color():
-    curves = {name: dict(stripped=points(1, 2)) for name in compare.COLORS}
-    assert len(set(compare.COLORS.values())) == len(curves) == 7
-    for name in curves:
-        _, lines = lines_of({key: curve for key, curve in curves.items() if key != name})
-        assert {key: line.get_color() for key, line in lines.items()} == {
-            key: color for key, color in compare.COLORS.items() if key != name
-        }
+    assert len(set(compare.COLORS.values())) == 7
 
 
 def test_empty_records_draw_empty_axes():

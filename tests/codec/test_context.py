@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dcae_lib.codec.context import RADIUS, TABLE_SUM, ContextModel, between_anchors, bits, logistic_tables
+from dcae_lib.codec.context import RADIUS, TABLE_SUM, between_anchors, bits, logistic_tables
 
 
 def mass(y, mean, scale):
@@ -41,11 +41,6 @@ def test_each_image_has_its_own_quality(random_context):
     for out, parts in zip(together, zip(*alone)):
         torch.testing.assert_close(out, torch.cat(parts))
     assert not torch.allclose(model(y, quality.flip(0))[0], together[0])
-
-
-def test_groups_must_divide_the_channels():
-    with pytest.raises(ValueError, match="groups must divide the 16 channels, got 3"):
-        ContextModel(16, groups=3)
 
 
 def test_between_anchors_interpolates_linearly():

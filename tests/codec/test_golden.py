@@ -22,10 +22,8 @@ def recorded():
 
 
 def test_golden_streams_belong_to_the_shipped_weights(codec, recorded):
-    assert recorded[0] == codec.identity.hex(), (
-        "tests/codec/golden holds streams of other weights than results/codec. If the weights were replaced on purpose, "
-        "run python tests/codec/golden/make.py; if not, the identity changed, and old files can no longer be read"
-    )
+    changed = "run python tests/codec/golden/make.py if results/codec has new weights; if not, old files cannot be read"
+    assert recorded[0] == codec.identity.hex(), changed
     assert set(recorded[1]) == set(NAMES) == {path.stem for path in GOLDEN.glob("*.dcae")}
 
 
