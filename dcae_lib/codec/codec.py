@@ -138,8 +138,7 @@ class Codec:
             if progress:
                 progress(min(1.0, len(latents) * BATCH / len(tiles)))
         y = torch.cat(latents).nan_to_num().round().clamp(-MAX_LATENT, MAX_LATENT)
-        mask = self._mask(len(images), *images.shape[2:])
-        return y * mask[:, None], mask
+        return y, self._mask(len(images), *images.shape[2:])
 
     @torch.no_grad()
     def _pixels(self, y: Tensor, quality: int) -> Tensor:

@@ -13,7 +13,7 @@ from ..files import resource
 from ..loop import State, Task
 from ..metrics import psnr
 from ..model import DCAE
-from ..runs.record import card, save_run
+from ..runs.record import card, parameters, save_run
 from ..training import run_task
 from .context import QUALITIES
 from .model import RateModel
@@ -90,7 +90,7 @@ def train_codec(
 
 def _save(state: State[RateModel], splits: Splits, out: Path) -> None:
     """Write the model, its card and `history.json`, which also names the weights that training started from."""
-    config, scores, size = state.config, state.history[-1], sum(p.numel() for p in state.model.parameters())
+    config, scores = state.config, state.history[-1]
     figures = "\n".join(f"| {q} | {scores[f'bpp_{q}']:.3f} | {scores[f'psnr_{q}']:.2f} dB |" for q in SCORED)
     summary = f"""Trained on {config.dataset} for {config.epochs} epochs by `dcae train-codec`, from the recorded DCAE.
 Means over its test images, bits by the model's own probabilities; a file adds 8 bytes of header and checksum:
@@ -99,5 +99,5 @@ Means over its test images, bits by the model's own probabilities; a file adds 8
 |---|---|---|
 {figures}"""
     start = hashlib.sha256((resource("recorded") / "model.safetensors").read_bytes()).hexdigest()
-    text = card(f"The model of the DCAE codec, {size:,} parameters", summary, EXAMPLE, NOTES)
+    text = card(f"The model of the DCAE codec, {parameters(state):,} parameters", summary, EXAMPLE, NOTES)
     save_run(state, splits, out, text, start=start)

@@ -33,9 +33,8 @@ def test_decode_undoes_encode_and_streams_are_independent(contexts, seed):
     context, largest = contexts[seed % 3], (0, 1, 9, 200, MAX_LATENT)[seed % 5]
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 6, rng.integers(1, 5)).tolist()
-    N = sum(sizes)
-    mask = rectangles(rng, N, whole=seed % 2 == 0)
-    values = torch.from_numpy(rng.integers(-largest, largest + 1, (N, 4, 8, 8))).float()
+    mask = rectangles(rng, sum(sizes), whole=seed % 2 == 0)
+    values = torch.from_numpy(rng.integers(-largest, largest + 1, (sum(sizes), 4, 8, 8))).float()
     values[torch.from_numpy(rng.random(values.shape) < 0.3)] = largest  # the extremes themselves
     values[torch.from_numpy(rng.random(values.shape) < 0.1)] = -largest
     y = values * mask[:, None]
@@ -124,6 +123,7 @@ def test_streams_end_after_the_fewest_bytes():
         stream, library = coder._shortest(encoder), encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
         assert np.array_equal(read(stream, rows), symbols)
         assert len(stream) <= len(library) and not stream.endswith(b"\0")
+        assert stream == library or lower + width <= 2**64
         shorter += len(stream) < len(library)
         if 0 < len(stream) <= 2 and lower + width <= 2**64:  # no stream one byte shorter decodes to the symbols
             fewer = [b""] if len(stream) == 1 else [bytes([b]) for b in range(256)]

@@ -64,6 +64,12 @@ def test_estimate_averages_over_images_of_bytes():
         assert scores[f"psnr_{q}"] == pytest.approx(decibel, abs=0.02)
 
 
+def test_estimate_rounds_pictures_to_bytes():
+    model = RateModel(dict(hidden=8))
+    model.forward = lambda x, quality: (x + 0.003, torch.zeros(len(x), 1, 1, 1))  # less than half a step of a byte
+    assert estimate(model, few(1).test)["psnr_0"] == math.inf
+
+
 def test_training_starts_from_the_recorded_network_and_learns(tmp_path, images):
     start = DCAE.from_pretrained()
     first = train_codec(config(epochs=1, lr=1e-12, warmup=0.0), splits=few(64)).model.autoencoder
