@@ -1,4 +1,6 @@
-"""Images to bytes and back, with a DCAE as analysis and synthesis."""
+"""Images to bytes and back, with a DCAE as analysis and synthesis transform."""
 
 from .bitstream import CorruptStream, UnknownVersion, WrongModel
 from .codec import Codec
+
+__all__ = ["Codec", "CorruptStream", "UnknownVersion", "WrongModel"]

@@ -1,13 +1,15 @@
-"""The codecs that people use, through Pillow: a picture as the bytes of a file, and back."""
+"""JPEG, WebP and AVIF through Pillow: a picture as the bytes of a file, and back."""
 
 import io
 
-import torch
-from PIL import Image, features
+import numpy as np
+from PIL import features
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.functional import to_pil_image
 
-# The settings that give each its best rate at 32×32 pixels without hours of search; colours at full resolution where it can.
+from ..data import read_picture
+
+# The settings with the best rate at 32×32 pixels short of hours of search; colour at full resolution where possible.
 SETTINGS = {
     "JPEG": dict(format="JPEG", subsampling="4:4:4", optimize=True),
     "WebP": dict(format="WEBP", method=6),
@@ -16,35 +18,32 @@ SETTINGS = {
 
 
 def encode(name: str, image: Tensor, quality: int, **changes) -> bytes:
-    """A picture, uint8 [3, H, W], as the bytes of a "JPEG", "WebP" or "AVIF" file at one of Pillow's qualities, 0 to 100.
+    """Encode uint8 [3, H, W] as a "JPEG", "WebP" or "AVIF" file at one of Pillow's qualities, 0 to 100.
 
-    `changes` to its SETTINGS. ValueError for another name, or where this Pillow cannot write it.
+    `changes` update its SETTINGS. ValueError for another name, or if this Pillow cannot write the format.
     """
     if name not in SETTINGS:
         raise ValueError(f"the codecs are {', '.join(SETTINGS)}, got {name!r}")
     if name == "AVIF" and not features.check("avif"):
-        raise ValueError("this Pillow writes no AVIF; 11.3 and later do, as installed from PyPI")
+        raise ValueError("this Pillow cannot write AVIF; versions from 11.3 can, as installed from PyPI")
     file = io.BytesIO()
     to_pil_image(image).save(file, quality=quality, **SETTINGS[name] | changes)
     return file.getvalue()
 
 
 def decode(data: bytes) -> Tensor:
-    """The picture in a file, uint8 [3, H, W]."""
-    with Image.open(io.BytesIO(data)) as image:
-        return pil_to_tensor(image.convert("RGB"))
+    """Decode a file to uint8 [3, H, W]."""
+    return read_picture(io.BytesIO(data))
 
 
 def constant_bytes(files: list[bytes]) -> int:
-    """How many bytes of each file say nothing about its picture: those that all files have alike, as far from their start or end.
+    """Count the bytes that all files have in common, at the same distance from their start or from their end.
 
-    What a collection of such files would store once.
+    A collection of such files would have to store them only once.
     """
-    shortest = min(map(len, files))
-    front = torch.tensor([list(file[:shortest]) for file in files], dtype=torch.uint8)
-    back = torch.tensor([list(file[len(file) - shortest :]) for file in files], dtype=torch.uint8)
-    same_front, same_back = ((part == part[0]).all(0).long() for part in (front, back))
-    # Up to some place the start is compared, and the end from there on, so that no byte counts for both.
-    before = torch.cat([torch.zeros(1, dtype=torch.long), same_front.cumsum(0)])
-    after = same_back.sum() - torch.cat([torch.zeros(1, dtype=torch.long), same_back.cumsum(0)])
-    return int((before + after).max())
+    n = min(map(len, files))
+    aligned = [file[:n] for file in files], [file[len(file) - n :] for file in files]
+    arrays = (np.frombuffer(b"".join(part), np.uint8).reshape(-1, n) for part in aligned)
+    front, back = ((array == array[0]).all(0) for array in arrays)
+    # Bytes before k are compared from the start, the others from the end, so that none counts twice.
+    return max(int(front[:k].sum() + back[k:].sum()) for k in range(n + 1))

@@ -1,45 +1,46 @@
-"""The file: a header, the coder's bytes, a checksum; and what is said of a file that is not one.
+"""The file format: a header, the range coder's bytes and a checksum; and an error for every file that is not in it.
 
-    1 byte    magic and version: 0xD1
-    1 byte    the first of the SHA-256 that names the model
-    1 byte    the side of a single square image of 1 to 255 pixels, or 0; then three numbers follow, each in LEB128:
-              height, width, and how many images there are, or 0 for one that is no batch
-    1 byte    quality, 0 to 100
-    …         what the range coder wrote, without zero bytes at its end
-    4 bytes   CRC-32 of the model's whole SHA-256 and all the bytes before, little-endian
+1 byte    magic number and version: 0xD1
+1 byte    first byte of the model's SHA-256
+1 byte    side of a single square image of 1 to 255 pixels, or 0; then three numbers in LEB128 follow:
+          height, width, and the number of images, or 0 for a single image that is not a batch
+1 byte    quality, 0 to 100
+…         bytes of the range coder, without trailing zero bytes
+4 bytes   CRC-32 of the model's whole SHA-256 and all preceding bytes, little-endian
 """
 
 import zlib
 from typing import NamedTuple
 
-MAGIC = 0xD0                                                # the upper half of the first byte
-VERSION = 1                                                 # the lower
-SHORTEST = 8
-TILE = 32                                                   # the side of the squares that an image is coded in
-MOST_PIXELS = 2**26                                         # of all tiles in a file: bounds what a forged header can ask for
+from ..data import MAX_PIXELS
+
+MAGIC = 0xD0  # upper half of the first byte
+VERSION = 1  # lower half
+MIN_BYTES = 8
+TILE = 32  # side of the squares in which an image is coded
 
 
 class CorruptStream(ValueError):
-    """These bytes are not what a codec wrote: cut, damaged, or of something else."""
+    """The bytes are not what a codec wrote: truncated, damaged, or not a compressed image."""
 
 
 class WrongModel(ValueError):
-    """These bytes were written with other weights."""
+    """The bytes were written with other weights."""
 
 
 class UnknownVersion(ValueError):
-    """These bytes were written by a later version of the codec."""
+    """The bytes were written by another version of the codec."""
 
 
 class Header(NamedTuple):
     height: int
     width: int
-    images: int             # 0: one image that is no batch
+    images: int  # 0: a single image that is not a batch
     quality: int
 
 
 def pack(header: Header, payload: bytes, model: bytes) -> bytes:
-    """Header, payload and checksum as the bytes of a file. `model`: the SHA-256 that names the weights."""
+    """Return a file's bytes: header, payload and checksum. `model` is the SHA-256 of the weights."""
     H, W, count, quality = header
     check_size(H, W, count)
     square = H == W <= 255 and count == 0
@@ -49,13 +50,13 @@ def pack(header: Header, payload: bytes, model: bytes) -> bytes:
 
 
 def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
-    """The header and the payload. Raises CorruptStream, WrongModel or UnknownVersion; reads nothing that is not checked."""
-    if len(data) < SHORTEST:
-        raise CorruptStream(f"a compressed image has {SHORTEST} bytes at least, this has {len(data)}: it was cut, or is none")
+    """Return header and payload, checksum verified. Raises CorruptStream, WrongModel or UnknownVersion."""
+    if len(data) < MIN_BYTES:
+        raise CorruptStream(f"a compressed image has at least {MIN_BYTES} bytes, this has {len(data)}")
     if data[0] & 0xF0 != MAGIC:
-        raise CorruptStream(f"these bytes do not begin as a compressed image does, with 0x{MAGIC | VERSION:X}, but with 0x{data[0]:02X}")
+        raise CorruptStream(f"not a compressed image: it begins with 0x{data[0]:02X}, not 0x{MAGIC | VERSION:X}")
     if data[0] & 0x0F != VERSION:
-        raise UnknownVersion(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}: update dcae_lib")
+        raise UnknownVersion(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
     if data[1] != model[0]:
         raise WrongModel(
             f"written with a model whose hash begins with {data[1]:02x}, this one's is {model.hex()[:8]}…; "
@@ -63,36 +64,36 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
         )
     body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
     if zlib.crc32(body, zlib.crc32(model)) != checksum:
-        raise CorruptStream("the checksum does not fit: the bytes were cut or changed, or another model wrote them")
+        raise CorruptStream("the checksum does not match: bytes were lost or changed, or another model wrote them")
     H = W = body[2]
-    count, place = 0, 3
+    count, start = 0, 3
     if H == 0:
-        H, place = _read_leb128(body, place)
-        W, place = _read_leb128(body, place)
-        count, place = _read_leb128(body, place)
-    if place >= len(body) or body[place] > 100:
+        H, start = _read_leb128(body, start)
+        W, start = _read_leb128(body, start)
+        count, start = _read_leb128(body, start)
+    if start >= len(body) or body[start] > 100:
         raise CorruptStream("the header holds no quality from 0 to 100")
     try:
         check_size(H, W, count)
     except ValueError as error:
-        raise CorruptStream(f"the header says {error}") from error
-    return Header(H, W, count, body[place]), body[place + 1 :]
+        raise CorruptStream(f"invalid size in the header: {error}") from error
+    return Header(H, W, count, body[start]), body[start + 1 :]
 
 
 def check_size(H: int, W: int, count: int) -> None:
-    """ValueError for images without pixels, or with more than a file may hold."""
+    """Raise ValueError for images without pixels, or with more in all their tiles than a file may hold."""
     if not H or not W:
         raise ValueError(f"images of {H}×{W} pixels: there is nothing to compress")
     tiles = -(-H // TILE) * -(-W // TILE) * max(count, 1)
-    if tiles * TILE**2 > MOST_PIXELS:
+    if tiles * TILE**2 > MAX_PIXELS:
         raise ValueError(
-            f"{max(count, 1)} × {H}×{W} pixels, a file holds {MOST_PIXELS / 1e6:.0f} megapixels at most, in whole tiles of "
-            f"{TILE}×{TILE}: split them"
+            f"{max(count, 1)} × {H}×{W} pixels; a file holds at most {MAX_PIXELS / 1e6:.0f} megapixels, counted in "
+            f"whole tiles of {TILE}×{TILE}: split the images"
         )
 
 
 def _leb128(n: int) -> bytes:
-    """Seven bits to a byte, the lowest first; the top bit says that more follow."""
+    """Encode a number in base 128, lowest digit first; the top bit of a byte says that another follows."""
     out = b""
     while n >= 128:
         out += bytes([n % 128 + 128])
@@ -100,11 +101,11 @@ def _leb128(n: int) -> bytes:
     return out + bytes([n])
 
 
-def _read_leb128(data: bytes, place: int) -> tuple[int, int]:
-    """A number, and the place after it. Five bytes at most."""
+def _read_leb128(data: bytes, start: int) -> tuple[int, int]:
+    """Return a number of at most five bytes and the index after it."""
     n = 0
-    for k, byte in enumerate(data[place : place + 5]):
+    for k, byte in enumerate(data[start : start + 5]):
         n |= (byte & 127) << 7 * k
         if byte < 128:
-            return n, place + k + 1
+            return n, start + k + 1
     raise CorruptStream("a number in the header does not end")

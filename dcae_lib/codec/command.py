@@ -1,0 +1,134 @@
+"""The commands `dcae compress` and `dcae decompress`: pictures to .dcae files, and back to PNG."""
+
+import io
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from PIL import ImageColor
+from torchvision.transforms.functional import to_pil_image
+from tqdm.auto import tqdm
+
+from ..data import MAX_PIXELS, DataError, read_picture, to_model
+from ..files import write_whole
+from ..metrics import psnr
+from .bitstream import CorruptStream
+from .codec import Codec
+from .context import QUALITIES
+
+MAX_BYTES = 6 * MAX_PIXELS  # as many latents as pixels, each of at most 5 bytes
+
+
+def add_commands(commands) -> None:
+    """Add `compress` and `decompress` to argparse's subparsers; `options.run(options)` returns the exit status.
+
+    0: all files done; 1: some failed, stderr says which and why; 2: invalid arguments; 130: interrupted.
+    """
+    for name, source, target in (
+        ("compress", "pictures in any format that Pillow reads", ".dcae files"),
+        ("decompress", ".dcae files", "PNG"),
+    ):
+        parser: ArgumentParser = commands.add_parser(name, help=f"{source} to {target}", description=f"{name} files")
+        parser.add_argument("files", nargs="+", type=_file, help=source)
+        parser.add_argument("--out", required=True, type=Path, help="folder to write to, created if needed")
+        parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+        parser.add_argument("--model", type=Path, help="folder with the codec's weights (default: the shipped ones)")
+        if name == "compress":
+            parser.add_argument("--quality", type=_quality, default=50, metavar="0..100", help="default: %(default)s")
+            parser.add_argument("--background", type=_color, help="colour under transparent pictures, such as white")
+        parser.set_defaults(run=partial(_run, parser, name))
+
+
+def _file(text: str) -> Path:
+    if not Path(text).name:
+        raise ArgumentTypeError(f"{text} is a folder; name the files in it")
+    return Path(text)
+
+
+def _quality(text: str) -> int:
+    if not text.isdecimal() or int(text) not in QUALITIES:
+        raise ArgumentTypeError(f"must be a whole number from 0 to 100, got {text}")
+    return int(text)
+
+
+def _color(text: str) -> str:
+    try:
+        color = ImageColor.getrgb(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+    if color[3:] not in ((), (255,)):
+        raise ArgumentTypeError(f"{text} is itself transparent")
+    return text
+
+
+def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
+    convert, suffix = (_compress, ".dcae") if name == "compress" else (_decompress, ".png")
+    targets = [options.out / file.with_suffix(suffix).name for file in options.files]
+    target, count = Counter(targets).most_common(1)[0]
+    if count > 1:
+        parser.error(f"{count} of the files would become {target}; write them to different folders")
+    try:
+        codec = Codec.from_pretrained(options.model)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    failed = 0
+    with tqdm(total=len(targets), unit="file", desc=name, disable=None) as bar:  # no bar unless stderr is a terminal
+        for k, (file, target) in enumerate(zip(options.files, targets)):
+
+            def progress(fraction: float, k: int = k) -> None:
+                bar.update(k + fraction - bar.n)
+
+            try:
+                bar.write(convert(codec, file, target, options, progress), file=sys.stdout)
+            except (DataError, OSError, ValueError) as error:
+                failed += 1
+                named = str(file) in str(error) or str(target) in str(error)
+                bar.write(str(error) if named else f"{file}: {error}", file=sys.stderr)
+            except KeyboardInterrupt:
+                bar.write("interrupted; every file written is complete", file=sys.stderr)
+                return 130
+            progress(1.0)
+    if failed:
+        print(f"{failed} of {len(targets)} files failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _compress(codec: Codec, file: Path, to: Path, options: Namespace, progress: Callable[[float], None]) -> str:
+    """Compress a picture, decompress it again, and return a line on size and quality."""
+    _check_free([to], options)
+    picture = read_picture(file, background=options.background)
+    data = codec.compress(picture, options.quality, progress=lambda fraction: progress(fraction / 2))
+    decoded = codec.decompress(data, lambda fraction: progress(0.5 + fraction / 2))
+    write_whole({to: data})
+    H, W = picture.shape[1:]
+    decibel = psnr(to_model(decoded)[None], to_model(picture)[None]).item()
+    return f"{to}  {W}×{H}  {len(data):,} bytes  {8 * len(data) / (H * W):.3f} bpp  {decibel:.2f} dB"
+
+
+def _decompress(codec: Codec, file: Path, to: Path, options: Namespace, progress: Callable[[float], None]) -> str:
+    """Write a picture, or each picture of a batch, as PNG, and return a line on it."""
+    if file.stat().st_size > MAX_BYTES:
+        raise CorruptStream(f"{file} has {file.stat().st_size:,} bytes, more than the codec ever writes")
+    images = codec.decompress(file.read_bytes(), progress)
+    batch = images.ndim == 4
+    names = [to.with_stem(f"{to.stem}-{k}") for k in range(len(images))] if batch else [to]
+    _check_free(names, options)
+    files = {}
+    for name, image in zip(names, images if batch else [images]):
+        png = io.BytesIO()
+        to_pil_image(image).save(png, "PNG")
+        files[name] = png.getvalue()
+    write_whole(files)
+    H, W = images.shape[-2:]
+    return f"{names[0]}{f' and {len(names) - 1} more' if batch else ''}  {W}×{H}"
+
+
+def _check_free(names: list[Path], options: Namespace) -> None:
+    for name in names:
+        if name.exists() and not options.overwrite:
+            raise ValueError(f"{name} exists; --overwrite replaces it")

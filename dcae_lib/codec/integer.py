@@ -1,0 +1,77 @@
+"""The context model in integers: the same probabilities on every machine, or bytes could not be decoded."""
+
+import torch
+from torch import Tensor, nn
+
+from .context import LOG_SCALES, RADIUS, SCALES, SLOPE, STEPS, ContextModel, pad, windows
+
+WEIGHT_BITS, ACTIVATION_BITS = 12, 8  # fraction bits
+MAX_LATENT = 2**15 - 1
+MAX_ACTIVATION = 2**20  # in units of 2⁻⁸
+
+
+class IntegerContext:
+    """The context model at one quality; exact for any machine, batch and number of threads.
+
+    The integers are stored in float64, whose sums and products are exact below 2⁵³ in any order. Weights are rounded
+    to 12 fraction bits, activations to 8.
+    Ballé, Johnston and Minnen 2019, "Integer networks for data compression with latent-variable models".
+    """
+
+    def __init__(self, model: ContextModel, quality: int):
+        self.channels, self.size = model.channels, model.size
+        self.tables = model.tables.cpu().view(-1, 2 * RADIUS + 1).float().numpy()  # a row per scale and fraction
+        position = quality * (len(model.quality) - 1)  # in hundredths of the distance between two anchors
+        low = min(position // 100, len(model.quality) - 2)
+        part = position - 100 * low
+        anchors = _fixed(model.quality, WEIGHT_BITS)
+        shifts = torch.floor((anchors[low] * (100 - part) + anchors[low + 1] * part) / 100)
+        bits = WEIGHT_BITS + ACTIVATION_BITS
+        self.groups = []
+        for first, second, third, shift in zip(model.first, model.second, model.third, shifts):
+            weight, bias = _layer(first, WEIGHT_BITS)
+            self.groups.append([(weight, bias + shift), _layer(second, bits), _layer(third, bits)])
+            for (weight, bias), largest in zip(self.groups[-1], (MAX_LATENT, MAX_ACTIVATION, MAX_ACTIVATION)):
+                if not (weight.abs().sum(0) * largest + bias.abs() < 2**53).all():
+                    raise ValueError("the context model has a weight that is not finite, or too large for exact sums")
+
+    def __call__(self, group: int, window: Tensor, site: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict one group: windows [M, 204], earlier groups at the site [M, group · size] → two int64 [M, size].
+
+        The results are the mean in eighths and the index of the scale.
+        """
+        (first, bias1), (second, bias2), (third, bias3) = self.groups[group]
+        x = _leaky(torch.cat([window, site], 1).double() @ first + bias1, WEIGHT_BITS - ACTIVATION_BITS)
+        x = _leaky(x @ second + bias2, WEIGHT_BITS)
+        mean, log_scale = torch.floor((x @ third + bias3) / 2**WEIGHT_BITS).split(self.size, 1)
+        one, (low, high) = 2**ACTIVATION_BITS, LOG_SCALES
+        mean = torch.floor((mean * STEPS + one // 2) / one).clamp(-MAX_LATENT * STEPS, MAX_LATENT * STEPS)
+        span = int(high - low) * one
+        scale = torch.floor(((log_scale - int(low) * one) * (SCALES - 1) + span // 2) / span).clamp(0, SCALES - 1)
+        return mean.long(), scale.long()
+
+    def predict(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict all latents at once, as the encoder can: [N, C, h, w], mask [N, h, w] → two int64 [N, h, w, C]."""
+        N, C, h, w = y.shape
+        window = windows(pad(y, mask)).flatten(0, 1)
+        site = y.permute(0, 2, 3, 1).reshape(-1, C)
+        groups = [self(g, window, site[:, : g * self.size]) for g in range(len(self.groups))]
+        mean, scale = (torch.cat(parts, 1).view(N, h, w, C) for parts in zip(*groups))
+        return mean, scale
+
+
+def _fixed(x: Tensor, bits: int) -> Tensor:
+    """Round to so many fraction bits: integers in float64."""
+    return torch.round(x.detach().cpu().double() * 2**bits)
+
+
+def _layer(layer: nn.Module, bits: int) -> tuple[Tensor, Tensor]:
+    """Return the transposed weight of a linear layer, and its bias with so many fraction bits."""
+    weight, bias = layer.parameters()
+    return _fixed(weight.T, WEIGHT_BITS), _fixed(bias, bits)
+
+
+def _leaky(x: Tensor, shift: int) -> Tensor:
+    """Divide by 2^shift, and by 8 below zero, each time rounding down."""
+    x = torch.floor(x / 2**shift)
+    return torch.where(x < 0, torch.floor(x * SLOPE), x).clamp(-MAX_ACTIVATION, MAX_ACTIVATION)

@@ -1,0 +1,44 @@
+"""The codecs of Pillow: files that are what they claim to be, and the bytes they share."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image, features
+
+from dcae_lib import to_model
+from dcae_lib.codec.baselines import SETTINGS, constant_bytes, decode, encode
+from dcae_lib.metrics import psnr
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_files_have_their_format_and_improve_with_quality(name, images):
+    if name == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow cannot write AVIF")
+    x = images[0]
+    low, high = (encode(name, x, quality) for quality in (10, 90))
+    assert len(low) < len(high) and Image.open(io.BytesIO(low)).format == SETTINGS[name]["format"]
+    scores = [psnr(to_model(decode(data))[None], to_model(x)[None]) for data in (low, high)]
+    assert decode(low).dtype == torch.uint8 and scores[0] < scores[1] and scores[1] > 30
+
+
+def test_unknown_codecs_and_missing_avif_are_refused(images, monkeypatch):
+    with pytest.raises(ValueError, match="the codecs are JPEG, WebP, AVIF, got 'GIF'"):
+        encode("GIF", images[0], 50)
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ValueError, match="this Pillow cannot write AVIF"):
+        encode("AVIF", images[0], 50)
+
+
+@pytest.mark.parametrize(
+    "files, count",
+    [
+        ([b"abcd", b"abcd"], 4),
+        ([b"ab12yz", b"ab3456yz"], 4),  # aligned at the start, and at the end
+        ([b"abab", b"ababab"], 4),  # no byte counts twice
+        ([b"abc", b"xyz"], 0),
+        ([b"a1c2e", b"a3c4e"], 3),
+    ],
+)
+def test_constant_bytes_are_aligned_at_start_or_end(files, count):
+    assert constant_bytes(files) == count
