@@ -27,11 +27,12 @@ def add_commands(commands) -> None:
 
     0: all files done; 1: some failed, stderr says which and why; 2: invalid arguments; 130: interrupted.
     """
-    for name, source, target in (
-        ("compress", "pictures in any format that Pillow reads", ".dcae files"),
-        ("decompress", ".dcae files", "PNG"),
+    status = "exit status: 0 all files done, 1 some failed, 2 invalid arguments, 130 interrupted"
+    for name, source, text in (
+        ("compress", "pictures in any format that Pillow reads", "Compress pictures to .dcae files."),
+        ("decompress", ".dcae files", "Decompress .dcae files to PNG."),
     ):
-        parser: ArgumentParser = commands.add_parser(name, help=f"{source} to {target}", description=f"{name} files")
+        parser: ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=status)
         parser.add_argument("files", nargs="+", type=_file, help=source)
         parser.add_argument("--out", required=True, type=Path, help="folder to write to, created if needed")
         parser.add_argument("--overwrite", action="store_true", help="replace existing files")

@@ -25,8 +25,8 @@ EXAMPLE = """from dcae_lib import Codec
 codec = Codec.from_pretrained("this folder")
 data = codec.compress(image, quality=40)  # a uint8 tensor [3, H, W], an array [H, W, 3] or a Pillow image
 codec.decompress(data)"""
-NOTES = """The weights include the integer tables of the entropy coder.
-A file is only read by the weights that wrote it. Trained on small images: on photographs AVIF and WebP do better."""
+NOTES = """The weights include the coder's
+integer tables. Files decode only with the weights that wrote them. On photographs AVIF and WebP do better."""
 
 
 def trade(quality: Tensor) -> Tensor:

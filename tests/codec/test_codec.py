@@ -54,7 +54,7 @@ def test_transparent_images_need_a_background(mode, codec):
         image = image.convert("RGB").quantize(4)
         image.info["transparency"] = image.getpixel((12, 4))
     image = image.convert(mode)
-    with pytest.raises(ValueError, match="the image is transparent"):
+    with pytest.raises(ValueError, match=r"the image .*transparent"):
         codec.compress(image)
     flat = np.full((8, 16, 3), 90, np.uint8)
     flat[:, 8:] = (255, 0, 0)
@@ -77,7 +77,7 @@ def test_transparent_images_need_a_background(mode, codec):
         (np.zeros((3, 8, 8), np.uint8), r"shape \[8, 3, 8\] with channels before rows"),
         (torch.zeros((), dtype=torch.uint8), "expected a tensor"),
         (Image.new("RGB", (0, 5)), "expected a tensor"),
-        (Image.new("I;16", (8, 8)), "the image has more than 8 bits per pixel and channel"),
+        (Image.new("I;16", (8, 8)), "the image .*8 bits"),
         (torch.zeros(1, dtype=torch.uint8).expand(3, 8193, 8192), "at most 67 megapixels"),
     ],
     ids=range(13),
