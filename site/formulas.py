@@ -26,7 +26,7 @@ def spaced(m: re.Match) -> str:
 
 
 def script(m: re.Match) -> str:
-    """Return a capital in the script of \\mathcal. Some are older than the rest of that alphabet, under another name."""
+    """Return a capital in the script of \\mathcal. Some are older than the rest of that alphabet, with other names."""
     name = f"SCRIPT CAPITAL {m[1]}"
     try:
         return f"<mi>{unicodedata.lookup(f'MATHEMATICAL {name}')}</mi>"
