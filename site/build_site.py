@@ -55,7 +55,7 @@ def of_text(name: str) -> NotebookNode:
 
 
 def write_page(page: Path, notebook: NotebookNode, source: str, links: str) -> Path:
-    """Write a page and the files that it shows; `source`: its file in the repository, `links`: its header's Markdown."""
+    """Write a page and the files that it shows; `source`: its file in the repository; `links`: Markdown."""
     exporter = HTMLExporter(template_name="site", extra_template_basedirs=[str(ROOT)])
     exporter.register_preprocessor(ExtractOutputPreprocessor, enabled=True)
     folder = posixpath.dirname(source)
