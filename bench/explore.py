@@ -1,33 +1,27 @@
-"""How fast an explorer answers: from a slider's event to the new picture's bytes, and in JupyterLab from key to pixels.
+"""Measure how fast an explorer answers: from a slider's event to the new picture, and in JupyterLab from key to pixels.
 
 One thread; the browser part needs Chromium or Chrome and is left out with --no-browser.
 """
 
-import argparse
 import io
-import json
 import sys
 import tempfile
 import time
 from datetime import datetime
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
-import torch
-from PIL import Image
+from harness import RESULTS, here, in_turns, one_thread, parser, photo, save, seconds
+from torchvision.transforms.functional import to_pil_image
 
 from dcae_lib import DCAE, ImageSet, explore, load_images, plots, to_model
 from dcae_lib.explore.widgets import png
-from dcae_lib.runs.record import processor
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "results" / "bench" / "explore.json"
-ROUNDS = 50
 
 
-def moves(model: DCAE, test: ImageSet) -> dict:
-    """One control of each explorer and the values it goes to in turn: {name: (control, values)}."""
-    return {
+def compute(model: DCAE, test: ImageSet, rounds: int) -> dict[str, float]:
+    """Return the median milliseconds from a control's new value to the end of its callback, by explorer."""
+    controls = {
         "channels": (explore.channels(model, test).controls["gains"][10], (0.5, 1.5)),
         "interpolation": (explore.interpolation(model, test).controls["percent"], (25, 75)),
         "directions": (explore.directions(model, test).controls["steps"][0], (-1.0, 1.0)),
@@ -37,97 +31,76 @@ def moves(model: DCAE, test: ImageSet) -> dict:
         "classes": (explore.classes(model, test).controls["class"], (3, 6)),
     }
 
+    def move(control, values: cycle):
+        return lambda: setattr(control, "value", next(values))
 
-def compute(model: DCAE, test: ImageSet, rounds: int = ROUNDS) -> dict[str, float]:
-    """Median milliseconds from a control's new value to the end of its callback, by explorer."""
-    found = {}
-    for name, (control, values) in moves(model, test).items():
-        times = []
-        for k in range(rounds):
-            start = time.perf_counter()
-            control.value = values[k % 2]
-            times.append(1e3 * (time.perf_counter() - start))
-        found[name] = median(times)
-    return found
+    times = in_turns({name: move(control, cycle(values)) for name, (control, values) in controls.items()}, rounds)
+    return {name: 1e3 * median(values) for name, values in times.items()}
 
 
-def picture(test: ImageSet, rounds: int = ROUNDS) -> dict[str, float]:
-    """Median milliseconds to turn one 32×32 picture into PNG bytes: directly, and as a figure of matplotlib."""
-    x, times = to_model(test.images[0]), {"png": [], "figure": []}
-    for _ in range(rounds):
-        start = time.perf_counter()
-        png(x)
-        times["png"].append(1e3 * (time.perf_counter() - start))
-        start = time.perf_counter()
+def picture(test: ImageSet, rounds: int) -> dict[str, float]:
+    """Return the median milliseconds to turn one 32×32 picture into PNG bytes: directly, and as a matplotlib figure."""
+    x = to_model(test.images[0])
+
+    def figure() -> None:
         figure = plots.image_rows({"picture": x[None]})
         figure.savefig(io.BytesIO(), format="png")
         plots.plt.close(figure)
-        times["figure"].append(1e3 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
+
+    times = in_turns({"png": lambda: png(x), "figure": figure}, rounds)
+    return {name: 1e3 * median(values) for name, values in times.items()}
 
 
-def photograph(side: int) -> bytes:
-    """A JPEG of side × side pixels, made of a photo that comes with the course."""
-    with Image.open(ROOT / "data" / "photos" / "astronaut.webp") as image:
-        file = io.BytesIO()
-        image.resize((side, side)).save(file, "JPEG", quality=90)
+def photograph() -> bytes:
+    """Return a JPEG of 1,024×1,024 pixels."""
+    file = io.BytesIO()
+    to_pil_image(photo("astronaut")).resize((1024, 1024)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
-def upload(model: DCAE, side: int = 1024) -> float:
-    """Seconds that the callback of an upload takes."""
-    shown, data = explore.upload(model), photograph(side)
-    start = time.perf_counter()
-    shown.controls["file"].value = ({"name": "large.jpg", "type": "image/jpeg", "size": len(data), "content": memoryview(data),
-                                     "last_modified": datetime.now()},)
-    seconds = time.perf_counter() - start
+def upload(model: DCAE) -> float:
+    """Return the seconds that the callback of an upload takes."""
+    shown, data = explore.upload(model), photograph()
+    file = dict(name="large.jpg", type="image/jpeg", size=len(data), content=memoryview(data))
+    value = (file | dict(last_modified=datetime.now()),)
+    taken = seconds(lambda: setattr(shown.controls["file"], "value", value))
     assert not shown.message.value, shown.message.value
-    return seconds
+    return taken
 
 
-def in_browser(rounds: int = ROUNDS) -> dict[str, float]:
-    """Median milliseconds from key to pixels by explorer, and seconds from choosing a 1,024×1,024 file to its picture."""
-    sys.path.insert(0, str(ROOT / "tests" / "browser"))
+def in_browser(rounds: int) -> dict[str, float]:
+    """Return the median milliseconds from key to pixels by explorer, and the seconds of an upload."""
+    sys.path.insert(0, str(RESULTS.parent / "tests" / "browser"))
     from lab import chromium, from_key_to_pixels, jupyterlab, run_in_lab
 
-    found = {}
+    titles = {"channels": "reconstruction, ", "interpolation": "through the latents", "directions": "moved"}
+    titles |= {"quantisation": "levels, ", "damage": None}
     with tempfile.TemporaryDirectory() as folder, chromium() as browser, jupyterlab(Path(folder)) as server:
         opened = run_in_lab(browser, Path(folder), server)
-        titles = {"channels": "reconstruction, ", "interpolation": "through the latents", "directions": "moved",
-                  "quantisation": "levels, ", "damage": None}
-        for name, title in titles.items():
-            found[name] = from_key_to_pixels(opened, name, title, rounds)
-        shown = opened.explorer("upload")
-        seconds = []
+        found = {name: from_key_to_pixels(opened, name, title, rounds) for name, title in titles.items()}
+        shown, waits = opened.explorer("upload"), []
         for k in range(5):
             with shown.page.expect_file_chooser() as chooser:
                 shown.box.get_by_role("button", name="your picture").click()
             start = time.perf_counter()
-            chooser.value.set_files({"name": f"{k}.jpg", "mimeType": "image/jpeg", "buffer": photograph(1024)})
+            chooser.value.set_files({"name": f"{k}.jpg", "mimeType": "image/jpeg", "buffer": photograph()})
             shown.box.get_by_text(f"{k}.jpg: 1024×1024 pixels").wait_for()
-            seconds.append(time.perf_counter() - start)
-        found["upload_seconds"] = median(seconds)
-    return found
+            waits.append(time.perf_counter() - start)
+    return found | dict(upload_seconds=median(waits))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--no-browser", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    command = parser(__doc__, "explore", rounds=50)
+    command.add_argument("--no-browser", action="store_true")
+    options = command.parse_args(arguments)
+    one_thread()
     plots.use_style()
-    model, test = DCAE.from_pretrained(), load_images().test
-    record = dict(
-        processor=processor(), threads=1, rounds=options.rounds, compute_ms=compute(model, test, options.rounds),
-        picture_ms=picture(test, options.rounds), upload_seconds=upload(model),
-    )
+    model, test, rounds = DCAE.from_pretrained(), load_images("sample").test, options.rounds
+    record = dict(rounds=rounds, compute_ms=compute(model, test, rounds), picture_ms=picture(test, rounds))
+    record |= dict(upload_seconds=upload(model))
     if not options.no_browser:
-        record["browser"] = in_browser(options.rounds)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(options.out.read_text())
+        record["browser"] = in_browser(rounds)
+    save(options.out, record | here())
 
 
 if __name__ == "__main__":

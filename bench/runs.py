@@ -1,7 +1,7 @@
-"""The recorded runs on all of CIFAR-10: both presets, three seeds, and what each choice is worth after ten epochs.
+"""Train the recorded runs on CIFAR-10: both presets, three seeds, and ten epochs for each choice of the recipe.
 
-`python bench/runs.py` trains what is not there yet, as many at a time as there are processors, each on one thread, into
-results/full and results/runs/<name>; a run that was stopped goes on. Hours without a GPU.
+`python bench/runs.py` trains what is missing into results/full and results/runs/NAME, as many runs at a time as there
+are processors, each on one thread; a run that was stopped is resumed. Hours without a GPU.
 """
 
 import argparse
@@ -11,13 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
+from harness import RESULTS, one_thread
 
 from dcae_lib import TrainConfig, load_images, train
 from dcae_lib.training import keep_pictures
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
-ADAMW = dict(optimizer="AdamW", lr=8e-3)                    # in the sweep, level with twice as much, and ahead of less
 SHORT = dict(epochs=10)
 
 # name: (preset, changes); "full" goes to results/full, where the package looks for its weights.
@@ -25,7 +23,8 @@ RUNS = {
     "full": ("tuned", {}),
     "document": ("document", {}),
     "ablation-tuned": ("tuned", SHORT),
-    "ablation-adamw": ("tuned", SHORT | ADAMW),
+    # In the sweep this rate is level with twice as much, and ahead of less.
+    "ablation-adamw": ("tuned", SHORT | dict(optimizer="AdamW", lr=8e-3)),
     "ablation-direct": ("tuned", SHORT | dict(model=dict(shortcut="direct"))),
     "ablation-no-shortcut": ("tuned", SHORT | dict(model=dict(shortcut="none"))),
     "ablation-dropout-0.01": ("tuned", SHORT | dict(model=dict(dropout=0.01))),
@@ -35,42 +34,46 @@ RUNS = {
     "ablation-groups-32": ("tuned", SHORT | dict(model=dict(groups=32))),
     "seed-1": ("tuned", dict(seed=1)),
     "seed-2": ("tuned", dict(seed=2)),
-    "short-seed-1": ("tuned", SHORT | dict(seed=1)),                # beside ablation-tuned: how much chance there is in a bar
+    "short-seed-1": ("tuned", SHORT | dict(seed=1)),  # how much of an ablation may be chance
     "short-seed-2": ("tuned", SHORT | dict(seed=2)),
 }
 
 
 def folder(name: str) -> Path:
+    """Return where a run is recorded."""
     return RESULTS / "full" if name == "full" else RESULTS / "runs" / name
 
 
 def config(name: str) -> TrainConfig:
+    """Return the settings of a run."""
     preset, changes = RUNS[name]
     return TrainConfig.preset(preset, dataset="cifar10", **changes)
 
 
 def recorded(name: str) -> bool:
-    """Whether the run is there, made with these settings."""
+    """Return True if the run is recorded with today's settings; those that it did not know had their defaults."""
     history = folder(name) / "history.json"
-    settings = json.loads(json.dumps(asdict(config(name))))
-    new = json.loads(json.dumps(asdict(TrainConfig())))                 # settings that the run did not know yet
-    return history.exists() and new | json.loads(history.read_text())["config"] == settings
+    if not history.exists():
+        return False
+    default, wanted = (json.loads(json.dumps(asdict(settings))) for settings in (TrainConfig(), config(name)))
+    known = default | json.loads(history.read_text())["config"]
+    return all(known[key] == value for key, value in wanted.items())
 
 
-def do(name: str) -> str:
-    torch.set_num_threads(1)
+def run(name: str) -> str:
+    """Train one run and return its result in words."""
+    one_thread()
     splits = load_images("cifar10")
-    run = train(config(name), folder(name), splits, keep_pictures(folder(name), splits.test))
-    return f"{name}: {run.metrics['psnr']:.2f} dB, L1 {run.metrics['l1']:.4f}"
+    state = train(config(name), folder(name), splits, keep_pictures(folder(name), splits.test))
+    return f"{name}: {state.metrics['psnr']:.2f} dB, L1 {state.metrics['l1']:.4f}"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; without any, those that are not there")
-    options = parser.parse_args(arguments)
+    command = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    command.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; without any, those that are missing")
+    names = command.parse_args(arguments).names or [name for name in RUNS if not recorded(name)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        todo = options.names or [name for name in RUNS if not recorded(name)]
-        for line in pool.map(do, todo):
+        for line in pool.map(run, names):
             print(line, flush=True)
 
 

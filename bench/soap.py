@@ -1,101 +1,93 @@
-"""What a step of SOAP costs beside AdamW and beside other implementations of SOAP; one thread, in turns, one process."""
+"""Compare the time of a step of SOAP with AdamW and with other implementations of SOAP, in turns on one thread."""
 
-import argparse
-import json
 import time
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 
 import torch
 import torchvision
+from harness import here, in_turns, one_thread, parser, ratio, save
 from pytorch_optimizer import SOAP as PytorchOptimizerSOAP
 
 from dcae_lib import DCAE, SOAP
-from dcae_lib.device import keep_memory
-from dcae_lib.runs.record import processor
 
-RESULT = Path(__file__).resolve().parents[1] / "results" / "bench" / "soap.json"
 MODELS = {"DCAE": DCAE, "ResNet-18": torchvision.models.resnet18}
+STEPS = 10  # so many that each round holds one refresh at least
 
 
-def implementations() -> dict:
-    """name: a function of parameters and refresh frequency. The same settings for all, and each one's own defaults else."""
+def implementations(frequency: int) -> dict[str, Callable]:
+    """Return {name: a function of parameters}, all with the same settings, and otherwise each with its defaults."""
     made = {
-        "torch AdamW": lambda params, frequency: torch.optim.AdamW(params, lr=1e-3),
-        "ours": lambda params, frequency: SOAP(params, lr=1e-3, precondition_frequency=frequency),
-        "pytorch_optimizer": lambda params, frequency: PytorchOptimizerSOAP(
-            params, lr=1e-3, precondition_frequency=frequency
-        ),
+        "torch AdamW": partial(torch.optim.AdamW, lr=1e-3),
+        "ours": partial(SOAP, lr=1e-3, precondition_frequency=frequency),
+        "pytorch_optimizer": partial(PytorchOptimizerSOAP, lr=1e-3, precondition_frequency=frequency),
     }
-    if find_spec("heavyball"):                              # `pip install .[bench]`; tests do without
+    if find_spec("heavyball"):  # `pip install .[bench]`; tests do without
         import heavyball
 
-        heavyball.utils.compile_mode = "default"            # it compiles its steps; trying kernels out takes too long
-        made["heavyball"] = lambda params, frequency: heavyball.SOAP(
-            params, lr=1e-3, betas=(0.95, 0.95), precondition_frequency=frequency, merge_dims=False, max_precond_dim=10000
-        )
+        heavyball.utils.compile_mode = "default"  # it compiles its steps; trying kernels out takes too long
+        settings = dict(lr=1e-3, betas=(0.95, 0.95), merge_dims=False, max_precond_dim=10000)
+        made["heavyball"] = partial(heavyball.SOAP, precondition_frequency=frequency, **settings)
     return made
 
 
 def now(device: str) -> float:
-    """Seconds: of CPU time on the CPU, where other work on the machine must not count; elsewhere when the device is done."""
+    """Return seconds: of CPU time on the CPU, where other processes do not count; else wall time, with the GPU done."""
     if device == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def measure(model: str, frequency: int, rounds: int, device: str = "cpu") -> dict[str, float]:
-    """Milliseconds per step, by implementation: the median of rounds, ten steps of each in every round."""
+def measure(model: str, frequency: int, rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Return the milliseconds of a step by implementation, one value per round."""
     torch.manual_seed(0)
     weights = list(MODELS[model]().to(device).parameters())
     gradients = [torch.randn_like(p) for p in weights]
-    params = {name: [torch.nn.Parameter(p.detach().clone()) for p in weights] for name in implementations()}
-    optimizers = {name: make(params[name], frequency) for name, make in implementations().items()}
-    times = {name: [] for name in optimizers}
-    for k in range(rounds + 1):                             # the first round makes states and is not counted
-        for name in list(optimizers) if k % 2 else reversed(optimizers):
-            seconds = 0.0
-            for _ in range(10):                             # so many that each round holds one refresh at least
-                for p, g in zip(params[name], gradients):
-                    p.grad = g                              # heavyball takes gradients away
-                start = now(device)
-                optimizers[name].step()
-                seconds += now(device) - start
-            times[name].append(100 * seconds)               # milliseconds per step
-    return {name: median(each[1:]) for name, each in times.items()}
+
+    def steps(optimizer: torch.optim.Optimizer) -> float:
+        seconds = 0.0
+        for _ in range(STEPS):
+            for p, gradient in zip(optimizer.param_groups[0]["params"], gradients):
+                p.grad = gradient  # heavyball takes gradients away
+            start = now(device)
+            optimizer.step()
+            seconds += now(device) - start
+        return 1e3 * seconds / STEPS
+
+    optimizers = {
+        name: make([torch.nn.Parameter(p.detach().clone()) for p in weights])
+        for name, make in implementations(frequency).items()
+    }
+    return in_turns(optimizers, rounds, steps)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=40, help="for the DCAE; a tenth of them for ResNet-18")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--device", default="cpu", help="cpu (CPU time, one thread), or cuda (wall time)")
-    parser.add_argument("--out", type=Path, help="default: results/bench/soap.json, for cuda soap_cuda.json")
-    options = parser.parse_args(arguments)
-    keep_memory()
-    torch.set_num_threads(1)
+    command = parser(__doc__, "soap", rounds=40)
+    command.add_argument(
+        "--models", nargs="+", choices=MODELS, default=list(MODELS), help="ResNet-18: a tenth as often"
+    )
+    command.add_argument("--device", default="cpu", help="cpu (CPU time), or cuda (wall time, into soap_cuda.json)")
+    options = command.parse_args(arguments)
+    if options.device != "cpu" and options.out == command.get_default("out"):
+        options.out = options.out.with_stem("soap_cuda")
+    one_thread()
     rows = []
-    place = processor() if options.device == "cpu" else torch.cuda.get_device_name()
-    unit = "CPU time" if options.device == "cpu" else "wall time"
-    print(f"{place}, one thread; milliseconds of {unit} per step, and times AdamW:")
     for model in options.models:
         rounds = options.rounds if model == "DCAE" else -(-options.rounds // 10)
         for frequency in (10, 1):
             times = measure(model, frequency, rounds, options.device)
-            for name, each in times.items():
-                row = dict(
-                    model=model, frequency=frequency, implementation=name, milliseconds=float(f"{each:.4g}"),
-                    times_adamw=round(each / times["torch AdamW"], 2), times_ours=round(each / times["ours"], 2),
-                )
+            for name, values in times.items():
+                row = dict(model=model, frequency=frequency, implementation=name, milliseconds=round(median(values), 3))
+                row |= dict(times_adamw=round(ratio(values, times["torch AdamW"]), 2))
+                row |= dict(times_ours=round(ratio(values, times["ours"]), 2))
                 rows.append(row)
-                print(f"{model:10} refresh every {frequency:2}  {name:18} {each:10.2f} {row['times_adamw']:8.2f}×")
-    record = dict(unit=f"milliseconds of {unit} per step, median", rounds=options.rounds, threads=1,
-                  torch=torch.__version__, processor=place, rows=rows)
-    out = options.out or (RESULT if options.device == "cpu" else RESULT.with_name("soap_cuda.json"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1) + "\n")
+                print(*row.values(), sep="\t", flush=True)
+    unit = f"milliseconds of {'CPU' if options.device == 'cpu' else 'wall'} time per step, median"
+    record = dict(unit=unit, rounds=options.rounds, torch=torch.__version__)
+    save(options.out, record | here(options.device) | dict(rows=rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Make a static site of the README and the notebooks, as stored: `python site/build_site.py --help`."""
 
-# nbconvert and not Jupyter Book 2: that one needs Node, and fetches its templates while it builds.
+# By nbconvert, not Jupyter Book 2, which needs Node and downloads its templates while it builds.
 import argparse
 import base64
 import html
@@ -27,41 +27,46 @@ REPOSITORY = os.environ.get("DCAE_REPOSITORY", "https://github.com/<owner>/dcae"
 
 
 class LinkError(ValueError):
-    """A page links to a file that does not exist."""
+    """Raised when a page links to a file that does not exist."""
 
 
 def build(out: Path) -> list[Path]:
-    """Write index.html, a page for each notebook and the glossary, their figures and the style into `out`; returns the pages."""
+    """Write the pages of the README, the glossary and every notebook, their figures and the style; return the pages."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("style.css", "math.woff2", "OFL.txt"):
         shutil.copy(ROOT / "site" / name, out)
-    readme = re.sub(r"^\[!\[.*\n", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)     # badges are elsewhere
-    pages = [write_page(out / "index.html", of_text(readme), "README.md", f"[Start →](notebooks/{NOTEBOOKS[0].name})")]
-    glossary = of_text((ROOT / "notebooks" / GLOSSARY).read_text(encoding="utf-8"))
-    pages.append(write_page(out / "GLOSSARY.html", glossary, f"notebooks/{GLOSSARY}", f"[Start →]({NOTEBOOKS[0].name})"))
+    first, glossary = NOTEBOOKS[0].name, f"notebooks/{GLOSSARY}"
+    pages = [
+        write_page(out / "index.html", of_text("README.md"), "README.md", f"[Start →](notebooks/{first})"),
+        write_page(out / "GLOSSARY.html", of_text(glossary), glossary, f"[Start →]({first})"),
+    ]
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, 4)
-        # The last line of the first cell holds the links to the notebooks before and after: they go to the header.
+        # The last line of the first cell links to the notebooks before and after: it becomes the header.
         notebook.cells[0].source, _, links = notebook.cells[0].source.rpartition("\n")
         pages.append(write_page(out / f"{path.stem}.html", caption_figures(notebook), f"notebooks/{path.name}", links))
     return pages
 
 
-def of_text(text: str) -> NotebookNode:
-    """A notebook of one text."""
+def of_text(name: str) -> NotebookNode:
+    """Return a notebook of one Markdown file, without its badges."""
+    text = re.sub(r"^\[!\[.*\n", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.M)
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
 
 
 def write_page(page: Path, notebook: NotebookNode, source: str, links: str) -> Path:
-    """Write one page with the files that it shows; `source` is its file in the repository, `links` Markdown."""
+    """Write a page and the files that it shows; `source`: its file in the repository; `links`: Markdown."""
     exporter = HTMLExporter(template_name="site", extra_template_basedirs=[str(ROOT)])
     exporter.register_preprocessor(ExtractOutputPreprocessor, enabled=True)
     folder = posixpath.dirname(source)
     exporter.register_filter("markdown2html", lambda text: render(text, folder))
     title = re.search(r"^# (.+)$", notebook.cells[0].source, re.M)[1]
     resources = {
-        "title": title if page.stem == "index" else f"{title} – DCAE", "links": links,
-        "source": f"{REPOSITORY}/blob/main/{source}", "unique_key": page.stem, "output_files_dir": "figures",
+        "title": title if page.stem == "index" else f"{title} – DCAE",
+        "links": links,
+        "source": f"{REPOSITORY}/blob/main/{source}",
+        "unique_key": page.stem,
+        "output_files_dir": "figures",
     }
     text, resources = exporter.from_notebook_node(notebook, resources)
     page.write_text(text, encoding="utf-8")
@@ -75,7 +80,7 @@ def write_page(page: Path, notebook: NotebookNode, source: str, links: str) -> P
 
 
 def caption_figures(notebook: NotebookNode) -> NotebookNode:
-    """Give each figure its size and the caption after it, which is also what it shows to those who do not see it."""
+    """Give each figure its size, its caption from the cell below, and the caption as its text for screen readers."""
     heading = ""
     for cell, after in zip(notebook.cells, [*notebook.cells[1:], None]):
         if cell.cell_type == "markdown":
@@ -92,12 +97,12 @@ def caption_figures(notebook: NotebookNode) -> NotebookNode:
 
 
 def render(text: str, folder: str) -> str:
-    """HTML of Markdown that stands in a folder of the repository."""
+    """Render Markdown to HTML; `folder`: where in the repository its relative links start."""
     return MarkdownWithMath(renderer=Renderer(folder)).render(text)
 
 
 class Renderer(IPythonRenderer):
-    """nbconvert's Markdown, with links that hold on the site, GitHub's anchors, and formulas that need no script."""
+    """nbconvert's Markdown with links that work on the site, GitHub's anchors, and formulas that need no script."""
 
     def __init__(self, folder: str):
         super().__init__(escape=False)
@@ -123,7 +128,7 @@ class Renderer(IPythonRenderer):
 
 
 def address(url: str, folder: str) -> str:
-    """Where a link leads that stands in a folder of the repository: within the site, or else to the repository."""
+    """Translate a link from a folder of the repository: to a page of the site, or else to the repository."""
     path, mark, fragment = url.partition("#")
     if re.match(r"\w+:", url) or not path:
         return url
@@ -136,7 +141,7 @@ def address(url: str, folder: str) -> str:
 
 
 def anchor(heading: str) -> str:
-    """The id that GitHub gives to a heading."""
+    """Return the id that GitHub gives to a heading."""
     text = html.unescape(re.sub(r"<[^>]+>", "", heading)).lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 

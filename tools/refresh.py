@@ -1,4 +1,4 @@
-"""Execute notebooks and store their outputs in place, free of what changes from run to run: `make notebooks`."""
+"""Execute notebooks and store their outputs in place, without what changes from run to run: `make notebooks`."""
 
 import sys
 from pathlib import Path
@@ -12,12 +12,13 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def refresh(path: Path) -> None:
+    """Execute one notebook and write it back."""
     notebook = nbformat.read(path, 4)
-    place = {"metadata": {"path": NOTEBOOKS}}
-    NotebookClient(notebook, timeout=None, record_timing=False, coalesce_streams=True, resources=place).execute()
+    resources = {"metadata": {"path": NOTEBOOKS}}
+    NotebookClient(notebook, timeout=None, record_timing=False, coalesce_streams=True, resources=resources).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            # A bar or a slider needs a live kernel: stored, it would be an empty box on GitHub. An explorer leaves its still.
+            # A bar or a slider needs a live kernel and would be an empty box on GitHub; an explorer leaves its still.
             cell.outputs = [output for output in cell.outputs if without_widget(output)]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -27,7 +28,7 @@ def refresh(path: Path) -> None:
 
 
 def without_widget(output: nbformat.NotebookNode) -> bool:
-    """Take the widget out of an output; whether a picture is left, or there was no widget."""
+    """Remove the widget from an output; return True if it had none or has a picture too."""
     data = output.get("data", {})
     return data.pop(WIDGET, None) is None or "image/png" in data
 

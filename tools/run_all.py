@@ -16,34 +16,34 @@ import nbformat
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-UNBORN = "Kernel died before replying to kernel_info"
+KERNEL_DIED = "Kernel died before replying to kernel_info"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 class NotebookFailed(RuntimeError):
-    """A cell raised; the message holds its error and says where the executed notebook lies."""
+    """Raised when a cell fails: the message holds its error and names the executed notebook."""
 
 
 def run_all(notebooks: list[Path], profile: str, out: Path, workers: int = 2) -> dict[str, float]:
-    """Execute notebooks into `out`; seconds by notebook name. The first failure stops the others and is raised."""
+    """Execute notebooks into `out` and return {name: seconds}. The first failure stops the others and is raised."""
     out.mkdir(parents=True, exist_ok=True)
-    cells = sum(len(nbformat.read(path, 4).cells) + 1 for path in notebooks)        # papermill injects one more
+    cells = sum(len(nbformat.read(path, 4).cells) + 1 for path in notebooks)  # papermill injects one more
     running: list[subprocess.Popen] = []
     with tqdm(total=cells, unit="cell", desc=f"{len(notebooks)} notebooks") as bar, ThreadPoolExecutor(workers) as pool:
         jobs = {path.stem: pool.submit(execute, path, profile, out, bar, running) for path in notebooks}
         try:
             done, _ = wait(jobs.values(), return_when=FIRST_EXCEPTION)
             for job in done:
-                job.result()                                # raises what the notebook raised
+                job.result()  # raises what the notebook raised
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in running:                         # none is left unless one failed, or Ctrl-C
+            for process in running:  # left over only after a failure or Ctrl-C
                 process.terminate()
     return {name: job.result() for name, job in jobs.items()}
 
 
 def execute(path: Path, profile: str, out: Path, bar: tqdm, running: list[subprocess.Popen]) -> float:
-    """Run one notebook in a papermill of its own, moving the bar by its cells; returns seconds."""
+    """Run one notebook in its own papermill process, advance the bar by its cells, and return the seconds."""
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-output", str(path), str(out / path.name)]
     command += ["-p", "profile", profile, "-p", "out", str(out), "--cwd", str(out)]
     environment = dict(os.environ, PYTHONUTF8="1", **({"OMP_NUM_THREADS": "1"} if profile == "quick" else {}))
@@ -56,7 +56,7 @@ def execute(path: Path, profile: str, out: Path, bar: tqdm, running: list[subpro
                 log.append(line)
                 bar.update("Ending Cell" in line)
         running.remove(process)
-        if UNBORN not in "".join(log):                      # once more: another process may have taken a port of its kernel
+        if KERNEL_DIED not in "".join(log):  # once more: another process may have taken a port of its kernel
             break
     if process.returncode:
         raise NotebookFailed(failure(out / path.name, log))
@@ -64,24 +64,24 @@ def execute(path: Path, profile: str, out: Path, bar: tqdm, running: list[subpro
 
 
 def failure(executed: Path, log: list[str]) -> str:
-    """The error of the first cell that raised, and where to look."""
+    """Return the error of the first cell that raised, and the path of the executed notebook."""
     if executed.is_file():
         for number, cell in enumerate(nbformat.read(executed, 4).cells, 1):
             for output in cell.get("outputs", []):
                 if output.output_type == "error":
                     trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
-                    return f"{executed.stem}, cell {number}:\n{trace}\n\nThe executed notebook lies in {executed}"
+                    return f"{executed.stem}, cell {number}:\n{trace}\n\nThe executed notebook is {executed}"
     return f"{executed.stem} did not run:\n{''.join(log[-20:])}"
 
 
 def measured(out: Path, name: str) -> dict[str, float]:
-    """What a notebook recorded: `<out>/<number>.json`."""
+    """Load the numbers that a notebook recorded in `<out>/<number>.json`."""
     path = out / f"{name[:2]}.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def write_index(out: Path, names: list[str], profile: str) -> Path:
-    """index.html: every figure of the executed notebooks, under the heading and with the caption it has there."""
+    """Write index.html: every figure of the executed notebooks, with its heading and caption."""
     parts = []
     for name in names:
         notebook = nbformat.read(out / f"{name}.ipynb", 4)
@@ -97,7 +97,9 @@ def write_index(out: Path, names: list[str], profile: str) -> Path:
                     caption = after.source if after and after.source.startswith("*") else heading
                     caption = html.escape(caption.strip("*").replace("`", ""))
                     source = f"data:image/png;base64,{''.join(picture).strip()}"
-                    parts.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
+                    parts.append(
+                        f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+                    )
     style = (
         "body{font:16px/1.5 sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222;background:#FCFCFA}"
         "figure{margin:1.5rem 0}img{max-width:100%}figcaption{color:#555}h1{font-size:1.3rem;margin-top:3rem}"
@@ -120,10 +122,10 @@ def main() -> int:
     if options.profile == "full":
         from dcae_lib import load_images
 
-        load_images("cifar10")                              # fetch once, before two notebooks would
+        load_images("cifar10")  # downloaded once, before two notebooks would
     start = time.perf_counter()
     try:
-        # On the sample two notebooks share two cores, a thread each; a full run may use the whole machine.
+        # Quick notebooks take one thread each, so two run at a time; a full run may use the whole machine.
         seconds = run_all(NOTEBOOKS, options.profile, out, workers=2 if options.profile == "quick" else 1)
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)

@@ -13,7 +13,7 @@ SOLUTION = re.compile(r"<details><summary>[^<]*</summary>.*?</details>\n*", re.S
 
 
 def without_solutions(notebook: NotebookNode) -> NotebookNode:
-    """The notebook, its folded parts taken out; cells of which nothing is left go too."""
+    """Remove the folded solutions from a notebook, and the cells that are then empty."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = SOLUTION.sub("", cell.source).strip()
