@@ -8,11 +8,11 @@ import io
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import replace
 from itertools import chain, islice, repeat
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from statistics import median
 
 import torch
@@ -71,14 +71,18 @@ def ours(splits: Splits, config: TrainConfig) -> Callable[[int], float]:
     return images_per_second
 
 
-def serve(connection: Connection, loop: Callable, config: TrainConfig, threads: int, keeps_memory: bool) -> None:
-    """Build a loop, and time as many steps as asked, as often as asked."""
+def begin(loop: Callable, config: TrainConfig, threads: int, keeps_memory: bool) -> None:
+    """Build the loop of this process."""
+    global LOOP  # noqa: PLW0603  (which `timed` finds here)
     torch.set_num_threads(threads)
     if keeps_memory:
         keep_memory()
-    images_per_second = loop(load_images(config.dataset), config)
-    while steps := connection.recv():
-        connection.send(images_per_second(steps))
+    LOOP = loop(load_images(config.dataset), config)
+
+
+def timed(steps: int) -> float:
+    """Return the images per second of this process's loop."""
+    return LOOP(steps)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -94,18 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
     loops = {f"reader, threads: {threads}": (plain, config, threads, False) for threads in sorted({1, cores})}
     loops["reader, keeping memory"] = (plain, config, cores, True)
     loops |= {f"ours, {name}": (ours, replace(config, precision=name), cores, True) for name in ("float32", "bfloat16")}
-    context, connections = get_context("spawn"), {}
-    for name, loop in loops.items():
-        connections[name], theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, *loop)).start()
-
-    def measure(connection: Connection) -> float:
-        connection.send(steps)
-        return connection.recv()
-
-    speeds = in_turns(connections, options.rounds, measure)
-    for connection in connections.values():
-        connection.send(0)
+    pools = {name: ProcessPoolExecutor(1, get_context("spawn"), begin, loop) for name, loop in loops.items()}
+    speeds = in_turns(pools, options.rounds, lambda pool: pool.submit(timed, steps).result())
+    for pool in pools.values():
+        pool.shutdown()
     best = max((speeds[name] for name in speeds if name.startswith("reader, threads")), key=median)
     rows = []
     for name, values in speeds.items():

@@ -123,7 +123,7 @@ def test_a_failing_cell_is_reported_with_its_executed_notebook(tmp_path):
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
-def test_a_kernel_that_dies_at_its_start_is_started_once_more(deaths, tmp_path, monkeypatch):
+def test_a_kernel_that_dies_early_is_started_once_more(deaths, tmp_path, monkeypatch):
     folder, starts = tmp_path / "kernels" / "mortal", tmp_path / "starts"
     folder.mkdir(parents=True)
     (folder / "start.py").write_text(f"""
