@@ -35,10 +35,8 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     def show(source: Path | io.BytesIO, name: str) -> dict[str, Tensor]:
         x = to_model(read_picture(source, name))
         bar.value, bar.layout.visibility = 0, "visible"
-        try:
-            y = reconstruct(model, x, after_row=lambda fraction: setattr(bar, "value", fraction))
-        finally:
-            bar.layout.visibility = "hidden"
+        y = reconstruct(model, x, after_row=lambda fraction: setattr(bar, "value", fraction))
+        bar.layout.visibility = "hidden"
         shown = dict(zip(view.options, (x, y, plots.error_maps(y, x, gain=8))))
         for key, picture in shown.items():
             pictures[key].value = png(picture)
@@ -56,7 +54,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     shown = show(photo, photo.name)
     middle = torch.stack([plots.middle(picture, 96) for picture in shown.values()])
     still = plots.image_rows({"middle": middle}, [*shown])
-    rows = [[file, save, bar], said, view, stack, hint]
+    rows = [widgets.HBox([file, save, bar]), said, view, stack, hint]
     explorer = Explorer(rows, {"file": file}, pictures, still, Redraw(draw))
     explorer.controls["view"] = view  # switched by the page: nothing to draw
     return explorer

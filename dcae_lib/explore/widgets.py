@@ -126,7 +126,7 @@ class Comparison(widgets.HBox):
 
 
 class Thumbnails(widgets.HBox):
-    """The first pictures of many, to click; `value`, which can be observed, is the index of the chosen one."""
+    """Up to 12 pictures to click; `value`, which can be observed, is the index of the chosen one."""
 
     value = Int()
 
