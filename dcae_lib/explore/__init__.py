@@ -1,3 +1,6 @@
-"""Explorers of the latents and of the codec, in a notebook."""
+"""Explorers of the latents and of the codec: each is one call in a notebook cell."""
 
-from .explorers import LEVELS, brush, channels, classes, damage, directions, figure, interpolation, quantisation, upload
+# ruff: noqa: F401
+from .codec import budget, curves
+from .explorers import LEVELS, brush, channels, classes, damage, directions, figure, interpolation, quantisation
+from .upload import upload

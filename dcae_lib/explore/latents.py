@@ -1,4 +1,4 @@
-"""What can be done to latents and read from them: reach, effects, directions, levels, class means, a linear probe."""
+"""Operations on latents and what they measure: reach, effects, directions, levels, class means, a linear probe."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,39 +11,36 @@ from ..model import DCAE
 
 
 @torch.no_grad()
-def encode_all(model: DCAE, x: Tensor, batch_size: int = 500) -> Tensor:
-    """Latents of many images: [N, 3, H, W] → [N, C, h, w]."""
-    return torch.cat([model.encode(part) for part in x.split(batch_size)])
+def encode_all(model: DCAE, x: Tensor) -> Tensor:
+    """Encode many images, 500 at once: [N, 3, H, W] → [N, C, h, w]."""
+    return torch.cat([model.encode(part) for part in x.split(500)])
 
 
 @torch.no_grad()
-def decode_all(model: DCAE, z: Tensor, batch_size: int = 500) -> Tensor:
-    """Images of many latents: [N, C, h, w] → [N, 3, H, W]."""
-    return torch.cat([model.decode(part) for part in z.split(batch_size)])
-
-
-# ---- moved latents
+def decode_all(model: DCAE, z: Tensor) -> Tensor:
+    """Decode many latents, 500 at once: [N, C, h, w] → [N, 3, H, W]."""
+    return torch.cat([model.decode(part) for part in z.split(500)])
 
 
 def scale_channels(z: Tensor, gains: Tensor, mean: Tensor) -> Tensor:
-    """Each channel's distance from its mean, times its gain: [..., C, h, w], [C], [C] → [..., C, h, w]."""
+    """Multiply each channel's distance from its mean by a gain: [..., C, h, w], [C], [C] → [..., C, h, w]."""
     mean, gains = mean[:, None, None], gains[:, None, None]
     return mean + gains * (z - mean)
 
 
 def along(mean: Tensor, axes: Tensor, std: Tensor, steps: Tensor) -> Tensor:
-    """From the mean, so many standard deviations along each direction: [C, h, w], [n, C, h, w], [n], [n] → [C, h, w]."""
+    """Move from the mean along directions, in standard deviations.
+
+    mean: [C, h, w], axes: [n, C, h, w], std: [n], steps: [..., n] → [..., C, h, w].
+    """
     return mean + torch.tensordot(steps * std, axes, 1)
-
-
-# ---- one place: how far it reaches
 
 
 @contextmanager
 def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
-    """Within, every GroupNorm of a module keeps the statistics that it has for x, a batch of one or of as many as follow.
+    """Freeze the statistics of every GroupNorm in a module, inside the block, at those for x.
 
-    What is left is local: convolutions and pointwise functions.
+    x is a batch of one, or as large as what follows. What remains is local: convolutions and pointwise functions.
     """
     statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
@@ -68,22 +65,20 @@ def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def reach(model: DCAE, z: Tensor, sites: Tensor) -> Tensor:
-    """The pixels that the convolutions connect with some sites of one latent, its norms frozen.
+    """Find the pixels that the convolutions connect with some sites of one latent, its norms frozen.
 
-    z: [C, h, w], sites: bool [h, w] → bool [H, W]. With norms at work all pixels change, those outside a little.
+    z: [C, h, w], sites: bool [h, w] → bool [H, W]. With live norms every pixel changes, those outside only a little.
     """
     with frozen_norms(model.decoder, z[None]):
-        before = model.decode(z[None])
-        after = model.decode(z[None] + sites)
-    return (before != after).any(1)[0]
+        return (model.decode(z[None]) != model.decode(z[None] + sites)).any(1)[0]
 
 
 @torch.no_grad()
 def effects(model: DCAE, z: Tensor) -> tuple[Tensor, Tensor]:
-    """What each channel does, averaged over many latents [N, C, h, w].
+    """Measure what each channel contributes, averaged over many latents [N, C, h, w].
 
-    Returns stamps [C, 3, H, W], what one standard deviation more at the middle site adds to the picture, in [-1, 1]
-    units; and costs [C], the PSNR in dB between pictures with and without the channel (it is set to its mean).
+    Returns stamps [C, 3, H, W], the change in the picture, in [-1, 1] units, when the middle site rises by one standard
+    deviation; and costs [C], the PSNR in dB between pictures with the channel and with its mean in its place.
     """
     N, C, h, w = z.shape
     y = decode_all(model, z)
@@ -98,34 +93,29 @@ def effects(model: DCAE, z: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(stamps), torch.stack(costs)
 
 
-# ---- many latents: what they have in common
-
-
 def principal_components(z: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [C, h, w], the n directions of most variance [n, C, h, w], of length one, and their standard deviations [n].
+    """Return the mean [C, h, w], the n directions of most variance [n, C, h, w], of length one, and their std [n].
 
-    z: [N, C, h, w], ValueError for fewer than two; directions beyond N - 1 have no variance. The largest entry of each
+    z: [N, C, h, w], N at least 2, else ValueError; directions beyond N - 1 have no variance. The largest entry of each
     direction is positive. Computed in float64; Pearson 1901.
     """
     if len(z) < 2:
-        raise ValueError("principal components need two latents at least")
+        raise ValueError("principal components need at least two latents")
     shape = z.shape[1:]
     flat = z.flatten(1).double()
-    mean = flat.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov(flat.T))
     values, vectors = values.flip(0)[:n].clamp(min=0), vectors.T.flip(0)[:n]
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    vectors = vectors * largest.sign()
-    return mean.view(shape).float(), vectors.reshape(-1, *shape).float(), values.sqrt().float()
+    vectors = vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
+    return flat.mean(0).view(shape).float(), vectors.reshape(-1, *shape).float(), values.sqrt().float()
 
 
 def class_means(z: Tensor, labels: Tensor) -> Tensor:
-    """The mean of each class that occurs, in order: [N, ...], int64 labels [N] → [classes, ...]."""
+    """Average each class that occurs, in the order of labels: [N, ...], int64 labels [N] → [classes, ...]."""
     return torch.stack([z[labels == k].mean(0) for k in labels.unique()])
 
 
 def linear_probe(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor) -> float:
-    """The share of test examples whose class a linear map finds, fitted by ridge regression: [N, ...] and int64 [N].
+    """Fit a linear classifier by ridge regression and return its test accuracy, from 0 to 1: [N, ...] and int64 [N].
 
     The ridge is chosen on a fifth of the training examples, drawn with a fixed seed. Closed form in float64.
     Hastie, Tibshirani and Friedman 2009, section 4.2 (regression on indicators).
@@ -138,22 +128,19 @@ def linear_probe(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor)
     def accuracies(ridges: list[float], rows: Tensor, x_to: Tensor, labels_to: Tensor) -> list[float]:
         a_mean, b_mean = x[rows].mean(0), targets[rows].mean(0)
         a, b = x[rows] - a_mean, targets[rows] - b_mean
-        wide = a.shape[0] < a.shape[1]                      # then the same weights come from a smaller system
+        wide = a.shape[0] < a.shape[1]  # then the same weights come from a smaller system
         gram = a @ a.T if wide else a.T @ a
-        found = []
+        scores = []
         for ridge in ridges:
             factor = torch.linalg.cholesky(gram + ridge * len(a) * torch.eye(len(gram), dtype=gram.dtype))
             weight = a.T @ torch.cholesky_solve(b, factor) if wide else torch.cholesky_solve(a.T @ b, factor)
-            found.append(((x_to - a_mean) @ weight + b_mean).argmax(1).eq(labels_to).double().mean().item())
-        return found
+            scores.append(((x_to - a_mean) @ weight + b_mean).argmax(1).eq(labels_to).double().mean().item())
+        return scores
 
     order, ridges = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)), [10.0**k for k in range(-3, 4)]
-    kept, held = order[: len(x) * 4 // 5], order[len(x) * 4 // 5:]
-    scores = accuracies(ridges, kept, x[held], labels[held])
+    fitted, held_out = order[: len(x) * 4 // 5], order[len(x) * 4 // 5 :]
+    scores = accuracies(ridges, fitted, x[held_out], labels[held_out])
     return accuracies([ridges[scores.index(max(scores))]], order, x_test, labels_test)[0]
-
-
-# ---- fewer values
 
 
 def levels_of(z: Tensor, levels: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,9 +157,9 @@ def levels_of(z: Tensor, levels: int, low: Tensor, high: Tensor) -> tuple[Tensor
 
 
 def bits_of_levels(index: Tensor, levels: int) -> Tensor:
-    """What an ideal code that knows how often each level occurs in each channel spends on it: [N, C, h, w] → [C, levels].
+    """Return the bits of each level in an ideal code that knows each channel's histogram: [N, C, h, w] → [C, levels].
 
-    -log₂ of the share; a level that does not occur is counted as occurring once. Shannon 1948, theorem 9.
+    -log₂ of the frequency; a level that does not occur counts as occurring once. Shannon 1948, theorem 9.
     """
     counts = torch.stack([torch.bincount(channel.flatten(), minlength=levels) for channel in index.transpose(0, 1)])
     counts = counts.clamp(min=1).double()

@@ -1,24 +1,23 @@
-"""What the explorers are built of: pictures, thumbnails, a board of sites, and callbacks that never fail in silence."""
+"""Parts of the explorers: pictures, thumbnails, a board of sites, and callbacks that report their errors."""
 
 import base64
 import html
 import io
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from traitlets import Int
 
+from .. import plots
 from ..data import DataError, to_uint8
-from ..plots import RED, figure_png
+from ..metrics import psnr
 
-SIDE = 192                                                  # of a picture on the screen, in CSS pixels
+SIDE = 192  # of a picture on the screen, in CSS pixels
 STYLE = """<style>
 .dcae-pixels { image-rendering: pixelated; }
 .dcae-label { color: var(--jp-ui-font-color1, inherit); }
@@ -27,31 +26,73 @@ STYLE = """<style>
 .dcae-chosen { outline: 3px solid #E69F00; outline-offset: -1px; }
 .dcae-board { position: relative; overflow: hidden; }
 .dcae-board > .dcae-sites { position: absolute; inset: 0; margin: 0; overflow: hidden; }
-.dcae-site, .dcae-site:hover { background: transparent; border: 1px solid rgba(128, 128, 128, .3); margin: 0; padding: 0; }
+.dcae-site, .dcae-site:hover { background: transparent; border: 1px solid rgba(128, 128, 128, .3); }
+.dcae-site { margin: 0; padding: 0; }
 .dcae-site.mod-active { background: rgba(230, 159, 0, .2); border-color: #E69F00; box-shadow: none; }
 .dcae-scroll { overflow: auto; max-height: 640px; }
 </style>"""
 
 
-class Explorer(widgets.VBox):
-    """A box of widgets; pages without a kernel (GitHub, nbviewer, PDF) show a still figure instead.
+class Redraw:
+    """A callback that draws, and puts what that raises into `message`; by itself, ipywidgets would only log it.
 
-    controls   what can be moved, by name: `explorer.controls["levels"].value = 4` does what a hand would
-    pictures   what is shown, by name
-    message    one line under it: what went wrong, if something did
+    The pictures stay as they were. While the kernel is busy with one message, the page holds back the next and sends
+    only the latest value (ipywidgets throttles), so a fast drag never queues up.
     """
 
-    def __init__(self, rows: list, controls: dict, pictures: dict, message: widgets.HTML, still: Figure):
-        super().__init__([widgets.HTML(STYLE), *rows, message])
-        self.controls, self.pictures, self.message = controls, pictures, message
-        self.still = base64.b64encode(figure_png(still)).decode()
+    def __init__(self, draw: Callable[[], None]):
+        self.draw, self.message, self.paused = draw, label(""), False
+
+    def __call__(self, *_) -> None:
+        if self.paused:
+            return
+        try:
+            self.draw()
+            self.message.value = ""
+        except DataError as error:  # caused by the user: one line
+            self.message.value = f'<b style="color:{plots.RED}">{html.escape(str(error))}</b>'
+        except Exception:
+            self.message.value = f'<pre style="color:{plots.RED}">{html.escape(traceback.format_exc())}</pre>'
+
+    def set(self, *settings: tuple[Sequence[widgets.Widget], object]) -> None:
+        """Set all controls of each list to its value, then draw once."""
+        self.paused = True
+        for controls, value in settings:
+            for control in controls:
+                control.value = value
+        self.paused = False
+        self()
+
+
+class Explorer(widgets.VBox):
+    """Rows of widgets that redraw when a control moves; pages without a kernel (GitHub, PDF) show a still figure.
+
+    rows: widgets, text, or lists of these that stand side by side.
+    controls: widgets, or lists of widgets, by name; `explorer.controls["levels"].value = 4` acts like a user.
+    pictures: what is shown, by name. message: the line at the bottom that reports an error.
+    """
+
+    def __init__(self, rows: list, controls: dict, pictures: dict, still: Figure, redraw: Redraw):
+        super().__init__([widgets.HTML(STYLE), *map(_laid_out, rows), redraw.message])
+        self.controls, self.pictures, self.message = controls, pictures, redraw.message
+        self.still = base64.b64encode(plots.figure_png(still)).decode()
+        redraw.draw()
+        for control in controls.values():
+            for widget in control if isinstance(control, list) else [control]:
+                widget.observe(redraw, "value")
 
     def _repr_mimebundle_(self, **kwargs):
         return {**super()._repr_mimebundle_(**kwargs), "image/png": self.still}
 
 
+def _laid_out(part: widgets.Widget | str | list) -> widgets.Widget:
+    if isinstance(part, list):
+        return widgets.HBox([_laid_out(p) for p in part], layout=widgets.Layout(align_items="center"))
+    return label(part) if isinstance(part, str) else part
+
+
 class Picture(widgets.VBox):
-    """A picture with its title above, in CSS pixels; small pictures keep their pixels visible."""
+    """A picture with a title above it, in CSS pixels; the pixels of small pictures stay visible."""
 
     def __init__(self, title: str, width: int = SIDE, height: int | None = None):
         self.title = label(title)
@@ -61,100 +102,48 @@ class Picture(widgets.VBox):
         self.add_class("dcae-picture")
 
     def show(self, x: Tensor, title: str | None = None) -> None:
-        """x: as `png` takes it. None keeps the title."""
+        """Show x, as `png` takes it; None keeps the title."""
         self.image.value = png(x)
-        if title is not None:
-            self.title.value = title
+        self.title.value = title or self.title.value
 
 
-def png(x: Tensor, bound: float | None = None) -> bytes:
-    """A picture as a PNG file: [3, H, W] uint8, or floats in [-1, 1]; [H, W] floats, blue below 0, red above, to ±bound."""
-    if x.ndim == 2:
-        bound = bound or float(x.abs().max()) or 1.0
-        pixels = plt.get_cmap("RdBu_r")((x.cpu().numpy() / bound + 1) / 2, bytes=True)[..., :3]
-    else:
-        pixels = (x if x.dtype == torch.uint8 else to_uint8(x)).permute(1, 2, 0).cpu().numpy()
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+class Comparison(widgets.HBox):
+    """An original, a result, and four times their difference, side by side."""
 
+    def __init__(self) -> None:
+        self.pictures = {
+            "original": Picture("original"),
+            "result": Picture(""),
+            "difference": Picture("difference × 4"),
+        }
+        super().__init__([*self.pictures.values()])
 
-class Redraw:
-    """A callback that draws, and shows below what that raises: by itself, ipywidgets would only log it.
-
-    What was shown before stays. While one message is at work the page holds back the next and sends the latest value
-    when that is done (ipywidgets' throttle), so a fast hand never makes a queue. `with redraw.once():` moves many
-    controls and draws one picture for all.
-    """
-
-    def __init__(self, draw: Callable[[], None], message: widgets.HTML):
-        self.draw, self.message, self.paused = draw, message, False
-
-    def __call__(self, *_) -> None:
-        if self.paused:
-            return
-        try:
-            self.draw()
-            self.message.value = ""
-        except DataError as error:                          # what a person can cause: one line
-            self.message.value = f'<b style="color:{RED}">{html.escape(str(error))}</b>'
-        except Exception:
-            self.message.value = f'<pre style="color:{RED}">{html.escape(traceback.format_exc())}</pre>'
-
-    @contextmanager
-    def once(self) -> Iterator[None]:
-        self.paused = True
-        try:
-            yield
-        finally:
-            self.paused = False
-        self()
-
-    def watch(self, *controls: widgets.Widget) -> None:
-        """Draw whenever one of these changes its value."""
-        for control in controls:
-            control.observe(self, "value")
-
-
-def label(text: str) -> widgets.HTML:
-    """Text in the page's own colour, light or dark."""
-    return widgets.HTML(text).add_class("dcae-label")
-
-
-def slider(name: str, value, low, high, step, width: int = 340, kind=widgets.FloatSlider, **options) -> widgets.Widget:
-    """A slider of `kind` from low to high in steps, `width` CSS pixels wide with its name and value."""
-    style = {"description_width": "auto" if name else "0"}
-    layout = widgets.Layout(width=f"{width}px")
-    return kind(value, min=low, max=high, step=step, description=name, layout=layout, style=style, **options)
-
-
-def press(name: str, callback: Callable) -> widgets.Button:
-    """A button that calls back, with itself, when it is pressed."""
-    button = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
-    button.on_click(callback)
-    return button
+    def show(self, x: Tensor, y: Tensor, title: str) -> None:
+        """Show an original x and a result y, [3, H, W] in [-1, 1]; the PSNR follows the title of the result."""
+        self.pictures["original"].show(x)
+        self.pictures["result"].show(y, f"{title}, {decibels(y, x)}")
+        self.pictures["difference"].show(plots.error_maps(y, x))
 
 
 class Thumbnails(widgets.HBox):
-    """Pictures to click; `choice.value` is the number of the chosen one, and can be observed."""
+    """Up to 12 pictures to click; `value`, which can be observed, is the index of the chosen one."""
+
+    value = Int()
 
     def __init__(self, images: Tensor, chosen: int = 0, name: str = "image"):
+        images, kind = images[:12], f"dcae-{name}-{id(self)}"
+        data = [base64.b64encode(png(x)).decode() for x in images]
+        rules = [f".{kind}-{k} {{ background-image: url(data:image/png;base64,{x}) }}" for k, x in enumerate(data)]
         layout = widgets.Layout(width="40px", height="40px")
-        chosen = min(chosen, len(images) - 1)
-        kind = f"dcae-{name}-{id(self)}"
-        rules = [
-            f".{kind}-{k} {{ background-image: url(data:image/png;base64,{base64.b64encode(png(x)).decode()}) }}"
-            for k, x in enumerate(images)
-        ]
         self.buttons = [widgets.Button(layout=layout, tooltip=f"{name} {k}") for k in range(len(images))]
-        self.choice = widgets.IntText(chosen)
         for k, button in enumerate(self.buttons):
             button.add_class("dcae-thumbnail").add_class(f"{kind}-{k}")
-            button.on_click(lambda _, k=k: setattr(self.choice, "value", k))
-        self.buttons[chosen].add_class("dcae-chosen")
-        self.choice.observe(self._mark, "value")
+            button.on_click(lambda _, k=k: self.set_trait("value", k))
         box = widgets.Layout(flex_flow="row wrap", align_items="center")
         super().__init__([widgets.HTML(f"<style>{' '.join(rules)}</style>"), *self.buttons], layout=box)
+        self.value = min(chosen, len(images) - 1)
+        self.buttons[self.value].add_class("dcae-chosen")
+        self.observe(self._mark, "value")
 
     def _mark(self, change) -> None:
         self.buttons[change["old"]].remove_class("dcae-chosen")
@@ -162,21 +151,57 @@ class Thumbnails(widgets.HBox):
 
 
 class Sites(widgets.Box):
-    """A picture with a button over each place of its latent, h × w; `chosen()` says which are down."""
+    """A picture with a toggle button over each site of its latent, h × w."""
 
-    def __init__(self, h: int, w: int, side: int = SIDE + 64):
-        self.shape, self.side = (h, w), side
+    def __init__(self, h: int, w: int):
+        self.shape, self.side = (h, w), (side := SIDE + 64)
         self.picture = Picture("", side)
         layout = widgets.Layout(width="auto", height="auto")
-        self.buttons = [widgets.ToggleButton(layout=layout, tooltip=f"row {k // w}, column {k % w}") for k in range(h * w)]
+        tooltips = [f"row {k // w}, column {k % w}" for k in range(h * w)]
+        self.buttons = [widgets.ToggleButton(layout=layout, tooltip=tooltip) for tooltip in tooltips]
         for button in self.buttons:
             button.add_class("dcae-site")
-        grid = widgets.Layout(grid_template_columns=f"repeat({w}, {side // w}px)", grid_auto_rows=f"{side // h}px", grid_gap="0")
-        sites = widgets.GridBox(self.buttons, layout=grid)
-        sites.add_class("dcae-sites")
+        columns, rows = f"repeat({w}, {side // w}px)", f"{side // h}px"
+        grid = widgets.Layout(grid_template_columns=columns, grid_auto_rows=rows, grid_gap="0")
+        sites = widgets.GridBox(self.buttons, layout=grid).add_class("dcae-sites")
         super().__init__([self.picture.image, sites], layout=widgets.Layout(width=f"{side}px", height=f"{side}px"))
         self.add_class("dcae-board")
 
     def chosen(self) -> Tensor:
-        """bool [h, w]"""
+        """Return which buttons are pressed: bool [h, w]."""
         return torch.tensor([button.value for button in self.buttons]).view(self.shape)
+
+
+def png(x: Tensor, bound: float | None = None) -> bytes:
+    """Return a picture as a PNG file: [3, H, W] uint8 or floats in [-1, 1]; [H, W] floats, blue below 0, red above.
+
+    bound: the magnitude with the strongest colour; None takes the largest in x.
+    """
+    if x.ndim == 2:
+        x = plots.colorize((x / (bound or float(x.abs().max()) or 1.0) + 1) / 2, "RdBu_r")
+    file = io.BytesIO()
+    to_pil_image(x if x.dtype == torch.uint8 else to_uint8(x)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def decibels(y: Tensor, x: Tensor) -> str:
+    """Return the PSNR between two pictures [3, H, W] in [-1, 1], as text."""
+    return f"{psnr(y[None], x[None]).item():.1f} dB"
+
+
+def label(text: str) -> widgets.HTML:
+    """Return text in the page's own colour, light or dark."""
+    return widgets.HTML(text).add_class("dcae-label")
+
+
+def slider(name: str, value, low, high, step, width: int = 340, kind=widgets.FloatSlider, **options) -> widgets.Widget:
+    """Return a slider from low to high, `width` CSS pixels wide with its name and value."""
+    style, layout = {"description_width": "auto" if name else "0"}, widgets.Layout(width=f"{width}px")
+    return kind(value, min=low, max=high, step=step, description=name, layout=layout, style=style, **options)
+
+
+def button(name: str, callback: Callable[[], None]) -> widgets.Button:
+    """Return a button that runs a callback when it is clicked."""
+    button = widgets.Button(description=name, layout=widgets.Layout(width="auto"))
+    button.on_click(lambda _: callback())
+    return button

@@ -1,9 +1,14 @@
-"""Notebook 06, open in JupyterLab in a browser, and run."""
+"""Notebook 06 and the explorers of the codec, open in JupyterLab in a browser, and run."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
-from lab import chromium, jupyterlab, run_in_lab
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lab import CODEC_CELLS, chromium, jupyterlab, run_in_lab
 
 
 @pytest.fixture(scope="session")
@@ -24,4 +29,4 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def opened(browser, server):
-    return run_in_lab(browser, *server)
+    return run_in_lab(browser, *server, CODEC_CELLS)

@@ -1,4 +1,4 @@
-"""JupyterLab and Voilà on loopback, and a browser in front of them: real pages, a real keyboard and mouse."""
+"""JupyterLab and Voilà on 127.0.0.1 with a browser in front of them: real pages, a real keyboard and mouse."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
@@ -20,19 +20,28 @@ from playwright.sync_api import Browser, Locator, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "06_exploring_latents.ipynb"
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+SCREENSHOTS = ROOT / "results" / "browser"  # git-ignored: to look at
+CODEC_CELLS = [
+    'import json\nrecord = json.loads((resource("recorded") / "codec.json").read_text())',
+    "from dcae_lib import Codec\nexplore.budget(Codec.from_pretrained(), pictures, record)",
+    "explore.curves(record)",
 ]
-# Every cell stays in the page, wherever it is scrolled to, and no news pop up.
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
+PLACES = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR".split()
+# Every cell stays in the page, wherever it is scrolled to, and no news pops up.
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
-NUMBERS = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent)"
-# The pixels as they are on the screen, not the address that the picture has at the moment.
+CONNECTED = """() => {
+    const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
+    return kernel?.connectionStatus == 'connected' && document.querySelector('.jp-Notebook .jp-CodeCell');
+}"""
+NUMBERED = "() => ![...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => !/\\d/.test(e.textContent))"
+# The pixels on the screen, not the address that the picture has at the moment.
 PIXELS = """img => {
-    const canvas = Object.assign(document.createElement('canvas'), {width: img.naturalWidth, height: img.naturalHeight});
+    const size = {width: img.naturalWidth, height: img.naturalHeight};
+    const canvas = Object.assign(document.createElement('canvas'), size);
     canvas.getContext('2d').drawImage(img, 0, 0);
     return canvas.toDataURL();
 }"""
@@ -43,18 +52,17 @@ CLOCK = """img => {
     const drawn = () => window.waits.push(performance.now() - window.pressed);
     img.addEventListener('load', () => requestAnimationFrame(() => requestAnimationFrame(drawn)));
 }"""
-
-WHOLE = "img => img.complete && img.naturalWidth > 0"
-# How many pictures come after this.
 COUNT = "img => { window.loads = 0; img.addEventListener('load', () => { window.loads += 1 }) }"
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The Chromium or Chrome of this machine; FileNotFoundError says how to get one."""
+    """Start the Chromium or Chrome of this machine; FileNotFoundError says how to get one."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
-        raise FileNotFoundError("there is no Chromium or Chrome: `apt install chromium` on Debian, else see chromium.org")
+        raise FileNotFoundError(
+            "there is no Chromium or Chrome: `apt install chromium` on Debian, else see chromium.org"
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -62,35 +70,28 @@ def chromium() -> Iterator[Browser]:
 
 
 def answers(url: str, process: subprocess.Popen) -> bool:
-    """Wait until a server answers; False if it ends before."""
-    for _ in range(480):
+    """Wait until a server answers; return False if it ends first."""
+    while process.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=60).close()
-        except urllib.error.HTTPError:                      # that is an answer, and enough
-            pass
+            with suppress(urllib.error.HTTPError):  # an answer, too
+                urllib.request.urlopen(url, timeout=60).close()
+            return True
         except OSError:
-            if process.poll() is not None:
-                return False
             time.sleep(0.25)
-            continue
-        return True
-    return process.poll() is None
+    return False
 
 
 @contextmanager
 def served(folder: Path, module: str, *options: str, at: str) -> Iterator[tuple[str, str]]:
-    """`python -m module` on a free port of 127.0.0.1, with settings of its own in a folder: (address, token)."""
+    """Run `python -m module` on a free port of 127.0.0.1 with its own settings in a folder; yield (address, token)."""
     token, log = secrets.token_hex(16), folder / "server.log"
-    environment = dict(
-        os.environ, JUPYTER_CONFIG_DIR=str(folder / "config"), JUPYTER_DATA_DIR=str(folder / "data"),
-        JUPYTERLAB_SETTINGS_DIR=str(folder / "settings"), JUPYTERLAB_WORKSPACES_DIR=str(folder / "workspaces"),
-        IPYTHONDIR=str(folder / "ipython"), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1",
-    )
-    for _ in range(3):                                      # before it is used, another process may take the port
+    environment = os.environ | {name: str(folder / name) for name in PLACES}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for _ in range(3):  # another process may take the port before it is used
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", module, "--no-browser", f"--port={port}", *(o.format(token=token) for o in options)]
+        command = [sys.executable, "-m", module, "--no-browser", f"--port={port}", *(o.format(token) for o in options)]
         with open(log, "w") as file:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder)
         address = f"http://127.0.0.1:{port}"
@@ -108,50 +109,49 @@ def served(folder: Path, module: str, *options: str, at: str) -> Iterator[tuple[
             process.kill()
 
 
-@contextmanager
-def jupyterlab(folder: Path) -> Iterator[tuple[str, str]]:
-    """JupyterLab over folder/work."""
-    for name, value in SETTINGS.items():
-        file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(value))
+def set_up(folder: Path, name: str, settings: dict) -> None:
+    file = folder / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings))
+
+
+def jupyterlab(folder: Path) -> AbstractContextManager[tuple[str, str]]:
+    """Serve folder/work in JupyterLab."""
+    for name, settings in SETTINGS.items():
+        set_up(folder, name, settings)
     (folder / "work").mkdir()
-    options = [
-        "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={folder / 'work'}", "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
-    with served(folder, "jupyterlab", *options, at="/api/status") as server:
-        yield server
+    options = ["--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token={}"]
+    options += ["--LabApp.expose_app_in_browser=True", f"--ServerApp.root_dir={folder / 'work'}"]
+    return served(folder, "jupyterlab", *options, at="/api/status")
 
 
-@contextmanager
-def voila(folder: Path, notebook: Path = NOTEBOOK) -> Iterator[tuple[str, str]]:
-    """A notebook as an app."""
-    with served(folder, "voila", str(notebook), "--Voila.ip=127.0.0.1", "--Voila.port_retries=0", "--token={token}", at="/static/none") as server:
-        yield server
+def voila(folder: Path) -> AbstractContextManager[tuple[str, str]]:
+    """Serve the notebook as an app."""
+    options = [str(NOTEBOOK), "--Voila.ip=127.0.0.1", "--Voila.port_retries=0", "--token={}"]
+    return served(folder, "voila", *options, at="/static/none")
 
 
 class Opened:
-    """A page, what its console complained about, and what it asked of other hosts."""
+    """A page, the errors in its console, and its requests to other hosts."""
 
     def __init__(self, browser: Browser):
         self.page = browser.new_page(viewport={"width": 1300, "height": 1000})
         self.page.set_default_timeout(20_000)
         self.complaints: list[str] = []
         self.outside: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        inside = ("data:", "blob:", "http://127.0.0.1:", "ws://127.0.0.1:")
+        self.page.on(
+            "console", lambda message: self.complaints.append(message.text) if message.type == "error" else None
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: None if self._inside(request.url) else self.outside.append(request.url))
+        self.page.on("request", lambda request: request.url.startswith(inside) or self.outside.append(request.url))
 
-    @staticmethod
-    def _inside(url: str) -> bool:
-        return url.startswith(("data:", "blob:", "http://127.0.0.1:", "ws://127.0.0.1:"))
-
-    def explorer(self, name: str, module: str = "explore") -> "Shown":
-        """What the cell with `<module>.<name>(` shows."""
-        cell = self.page.locator(".jp-CodeCell").filter(has_text=f"{module}.{name}(")
-        return Shown(cell.locator(".jp-OutputArea-output").first)
+    def explorer(self, name: str) -> "Shown":
+        """Find the output of the cell with `explore.<name>(` and scroll to it."""
+        cell = self.page.locator(".jp-CodeCell").filter(has_text=f"explore.{name}(")
+        shown = Shown(cell.locator(".jp-OutputArea-output").first)
+        shown.box.scroll_into_view_if_needed()
+        return shown
 
 
 class Shown:
@@ -161,45 +161,61 @@ class Shown:
         self.box, self.page = box, box.page
 
     def picture(self, title: str) -> Locator:
-        """The image below a title, of which a part is given."""
+        """Find the image below a title, of which a part is given."""
         return self.box.locator(".dcae-picture").filter(has_text=title).locator("img").first
+
+    def handle(self, k: int = 0) -> Locator:
+        """Find the knob of the k-th slider."""
+        return self.box.locator(".noUi-handle").nth(k)
+
+    def click(self, name: str) -> None:
+        self.box.get_by_role("button", name=name, exact=True).click()
+
+    def press(self, k: int, key: str, times: int = 1) -> None:
+        self.handle(k).focus()
+        for _ in range(times):
+            self.page.keyboard.press(key)
+
+    def drag(self, k: int, *offsets: float) -> None:
+        """Take the k-th slider's knob with the mouse, move it to offsets in pixels, and hold it."""
+        self.handle(k).scroll_into_view_if_needed()
+        box = self.handle(k).bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        for offset in offsets:
+            self.page.mouse.move(x + offset, y)
 
     def pixels(self, picture: Locator) -> str:
         return picture.evaluate(PIXELS)
 
-    def changes(self, picture: Locator, before: str, seconds: float = 20) -> str:
-        """Wait until the pixels of a picture differ from what they were; returns what they are then."""
-        self.page.wait_for_function(f"([img, before]) => ({PIXELS})(img) !== before", arg=[picture.element_handle(), before],
-                                    timeout=1000 * seconds)
+    def changes(self, picture: Locator, before: str) -> str:
+        """Wait until the pixels of a picture differ from what they were; return them."""
+        assert self.until(lambda: self.pixels(picture) != before)
         return self.pixels(picture)
 
-    def settled(self, picture: Locator, seconds: float = 20) -> str:
-        """Wait until the pixels of a picture stay as they are for a second; returns them."""
-        last, since, end = self.pixels(picture), time.perf_counter(), time.perf_counter() + seconds
-        while time.perf_counter() < min(since + 1, end):
+    def settled(self, picture: Locator) -> str:
+        """Wait until the pixels of a picture have not changed for a second, at most for 20; return them."""
+        seen = [self.pixels(picture)]
+        while len(seen) < 20 or (len({*seen[-20:]}) > 1 and len(seen) < 400):
             self.page.wait_for_timeout(50)
-            if (now := self.pixels(picture)) != last:
-                last, since = now, time.perf_counter()
-        return last
+            seen.append(self.pixels(picture))
+        return seen[-1]
 
     def shows(self, picture: Locator, wanted: str) -> bool:
-        """Wait until a picture has these pixels; returns whether it does."""
+        """Wait until a picture has these pixels; return whether it does."""
         return self.until(lambda: self.pixels(picture) == wanted)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 20) -> bool:
-        """Wait until it holds: a text may follow its picture. Returns whether it does."""
-        end = time.perf_counter() + seconds
+    def until(self, holds: Callable[[], bool]) -> bool:
+        """Wait until a condition holds, as a text may follow its picture; return whether it does."""
+        end = time.perf_counter() + 20
         while not holds() and time.perf_counter() < end:
             self.page.wait_for_timeout(50)
         return holds()
 
-    def handle(self, k: int = 0) -> Locator:
-        """The knob of the k-th slider."""
-        return self.box.locator(".noUi-handle").nth(k)
-
 
 def from_key_to_pixels(opened: Opened, name: str, title: str | None, rounds: int) -> float:
-    """Median milliseconds from an arrow key on an explorer's first slider to a new picture, by title or the last one."""
+    """Median milliseconds from an arrow key on the first slider to a new picture, by its title, or the last one."""
     shown = opened.explorer(name)
     (shown.picture(title) if title else shown.box.locator("img").last).evaluate(CLOCK)
     shown.handle().focus()
@@ -209,34 +225,21 @@ def from_key_to_pixels(opened: Opened, name: str, title: str | None, rounds: int
     return median(shown.page.evaluate("() => window.waits"))
 
 
-def run_in_lab(
-    browser: Browser, folder: Path, server: tuple[str, str], notebook: Path = NOTEBOOK, dark: bool = False
-) -> Opened:
-    """Open a notebook in JupyterLab and run all of it, from nothing; returns when every cell has its number."""
+def run_in_lab(browser: Browser, folder: Path, server: tuple[str, str], cells=(), dark: bool = False) -> Opened:
+    """Open the notebook, more cells at its end, in JupyterLab and run all; return when every cell has its number."""
     address, token = server
-    theme = {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}
-    (folder / "settings" / "@jupyterlab" / "apputils-extension" / "themes.jupyterlab-settings").write_text(json.dumps(theme))
-    content = nbformat.read(notebook, 4)
+    theme = "JupyterLab Dark" if dark else "JupyterLab Light"
+    set_up(folder, "apputils-extension/themes", {"theme": theme})
+    content = nbformat.read(NOTEBOOK, 4)
+    content.cells += map(nbformat.v4.new_code_cell, cells)
     for cell in content.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    nbformat.write(content, folder / "work" / notebook.name)
+    nbformat.write(content, folder / "work" / NOTEBOOK.name)
     opened = Opened(browser)
     page = opened.page
-    page.goto(f"{address}/lab/tree/{notebook.name}?reset&token={token}", timeout=120_000)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    # The page says "idle" before the kernel is connected, and Run All is then lost without a word: ask the server.
-    for _ in range(480):
-        with suppress(urllib.error.HTTPError):              # of a kernel that is being started it may know too little yet
-            kernels = json.load(urllib.request.urlopen(f"{address}/api/kernels?token={token}"))
-            if any(kernel["execution_state"] == "idle" and kernel["connections"] for kernel in kernels):
-                break
-        page.wait_for_timeout(250)
-    for _ in range(10):
-        page.click(".lm-MenuBar-itemLabel:text-is('Run')")
-        page.click('[data-command="runmenu:run-all"]')
-        page.wait_for_timeout(4000)
-        if any("*" in text or text.strip("[]: ").isdigit() for text in page.evaluate(NUMBERS)):
-            break
-    page.wait_for_function(f"() => ({NUMBERS})().every(text => /\\[\\d+\\]/.test(text))", timeout=300_000)
+    page.goto(f"{address}/lab/tree/{NOTEBOOK.name}?reset&token={token}", timeout=120_000)
+    page.wait_for_function(CONNECTED, timeout=120_000)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    page.wait_for_function(NUMBERED, timeout=300_000)
     return opened

@@ -1,0 +1,101 @@
+"""Explorers of the codec: the best picture within a budget of bytes, and curves of rate and distortion."""
+
+from functools import lru_cache
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .. import plots
+from ..codec import Codec
+from ..codec.compare import WAYS, Encoded, best, candidates, constants, counted, draw_curves
+from ..data import ImageSet
+from .widgets import Explorer, Picture, Redraw, Thumbnails, label, slider
+
+NOTHING = torch.full((3, 1, 1), 128, dtype=torch.uint8)  # shown where nothing fits: grey, on light and on dark pages
+
+
+def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
+    """Give each codec the same number of bytes and compare the pictures; a map shows where in the image ours go.
+
+    record: what bench/rd.py wrote, for the bytes that all files of a codec share.
+    """
+    constant, x = constants(record), images.images
+    prepared = lru_cache(None)(lambda k: candidates(codec, x[k]))  # half a second per image
+    names = list(counted(prepared(0), True, {}))
+    pick, said = Thumbnails(x), label("")
+    size = slider("bytes", 400, 60, 600, 4, width=440, kind=widgets.IntSlider)
+    headers = widgets.Checkbox(True, indent=False, description="count headers")
+    original, spent, *results = (Picture("") for _ in ("original", "bits", *names))
+
+    def draw() -> None:
+        k = pick.value
+        files = counted(prepared(k), headers.value, constant)
+        chosen = {name: best(files[name], size.value) for name in names}
+        ours = chosen["DCAE"]
+        bits = codec.costs(x[k], ours.quality)[0].sum(0) if ours else torch.zeros(1, 1)
+        original.show(x[k], f"<b>original</b><br>{x[k].numel():,} bytes")
+        for picture, (name, file) in zip(results, chosen.items()):
+            picture.show(file.image if file else NOTHING, _title(files[name], file))
+        title = f"<b>DCAE, bits per site</b><br>0 dark … {bits.max():.0f} bright"
+        spent.show(plots.colorize(bits / bits.max().clamp(min=1e-12)), title)
+        left_out = "not counted: what all files of a codec at one quality have alike"
+        said.value = "counted: whole files" if headers.value else left_out
+
+    rows = [pick, [size, headers], said, [original, results[0], spent], results[1:]]
+    if "AVIF" not in names:
+        rows.append("AVIF is left out: this Pillow writes none; 11.3 and later do, as installed from PyPI")
+    controls = {"image": pick, "bytes": size, "headers": headers}
+    pictures = {"original": original, **dict(zip(names, results)), "bits": spent}
+    return Explorer(rows, controls, pictures, _budgets(x[0], prepared(0), constant), Redraw(draw))
+
+
+def _title(files: list[Encoded], file: Encoded | None) -> str:
+    if file is None:
+        return f"<b>{files[0].name}</b> does not fit:<br>the smallest has {min(file.size for file in files)} bytes"
+    size = f"{file.size}" if file.size == len(file.data) else f"{file.size} of {len(file.data)}"
+    return f"<b>{file.name}</b>, quality {file.quality}<br>{size} bytes, {file.psnr:.1f} dB"
+
+
+def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict) -> Figure:
+    """Draw the still figure: a row for each codec, with and without headers at 150 and 400 bytes."""
+    columns = [(headers, size) for headers in (True, False) for size in (150, 400)]
+    tables = {headers: counted(files, headers, constant) for headers in (True, False)}
+    names = list(tables[True])
+    fig, axes = plt.subplots(len(names), 5, figsize=(plots.WIDTH, 1.45 * len(names) + 0.2), layout="constrained")
+    for ax in axes[1:, 0]:
+        ax.axis("off")
+    plots.show_image(axes[0, 0], image, "original")
+    for name, line in zip(names, axes):
+        line[1].set_ylabel(name)
+        for ax, (headers, size) in zip(line[1:], columns):
+            file = best(tables[headers][name], size)
+            title = f"{size} bytes" + ("" if headers else "\nno headers")
+            plots.show_image(ax, file.image if file else NOTHING, title if name == names[0] else "")
+            smallest = min(file.size for file in tables[headers][name])
+            ax.set_xlabel(
+                f"{file.size} bytes, {file.psnr:.1f} dB" if file else f"at least {smallest} bytes", fontsize=8
+            )
+    return fig
+
+
+def curves(record: dict) -> Explorer:
+    """Plot rate against distortion from what bench/rd.py wrote; choose the metric and the way of counting."""
+    metric = widgets.ToggleButtons(options=[("PSNR", "psnr"), ("SSIM", "ssim")], style={"button_width": "auto"})
+    way = widgets.ToggleButtons(options=WAYS, value="stripped", style={"button_width": "auto"})
+    picture = Picture(
+        "means over the test images of CIFAR-10; the KLT has no files, but the bits of an ideal code", 640, 400
+    )
+    picture.image.remove_class("dcae-pixels")  # smooth lines
+
+    def figure() -> Figure:
+        fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
+        draw_curves(ax, record, metric.value, way.value)
+        return fig
+
+    def draw() -> None:
+        picture.image.value = plots.figure_png(figure(), dpi=200)
+
+    return Explorer([metric, way, picture], {"metric": metric, "way": way}, {"curves": picture}, figure(), Redraw(draw))

@@ -1,0 +1,60 @@
+"""An explorer for a picture of your own, of any size."""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+import ipywidgets as widgets
+import torch
+from torch import Tensor
+
+from .. import plots
+from ..data import read_picture, to_model
+from ..files import resource
+from ..model import DCAE
+from ..tiles import reconstruct
+from .widgets import Explorer, Redraw, decibels, label, png
+
+
+def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
+    """Choose a picture of your own and see it pass through the model in overlapping tiles; first comes a photo.
+
+    photo: the file to begin with; None is a cat that comes with the course. DataError if it cannot be read.
+    """
+    file = widgets.FileUpload(accept=".png,.jpg,.jpeg,.webp", description="your picture")
+    bar = widgets.FloatProgress(0, min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
+    view = widgets.ToggleButtons(options=["original", "reconstruction", "error × 8"], value="reconstruction")
+    said, save = label(""), widgets.HTML()
+    pictures = {name: widgets.Image(layout=widgets.Layout(object_fit="none")) for name in view.options}
+    stack = widgets.Stack([*pictures.values()], selected_index=view.index).add_class("dcae-scroll")
+    widgets.jslink((view, "index"), (stack, "selected_index"))
+    # Jupyter's server closes the connection on larger messages, before the kernel sees them.
+    hint = "<small>PNG, JPEG or WebP of up to 10 MB; for a larger one, upload(model, photo=path)</small>"
+
+    def show(source: Path | io.BytesIO, name: str) -> dict[str, Tensor]:
+        x = to_model(read_picture(source, name))
+        bar.value, bar.layout.visibility = 0, "visible"
+        y = reconstruct(model, x, after_row=lambda fraction: setattr(bar, "value", fraction))
+        bar.layout.visibility = "hidden"
+        shown = dict(zip(view.options, (x, y, plots.error_maps(y, x, gain=8))))
+        for key, picture in shown.items():
+            pictures[key].value = png(picture)
+        said.value = f"{html.escape(name)}: {x.shape[2]}×{x.shape[1]} pixels, {decibels(y, x)}"
+        link, stem = base64.b64encode(pictures["reconstruction"].value).decode(), html.escape(Path(name).stem)
+        attributes = f'class="jupyter-button" download="{stem}-dcae.png" href="data:image/png;base64,{link}"'
+        save.value = f"<a {attributes}>save the result</a>"
+        return shown
+
+    def draw() -> None:
+        if file.value:
+            show(io.BytesIO(file.value[0]["content"]), file.value[0]["name"])
+
+    photo = Path(photo) if photo else resource("photos") / "cat.webp"
+    shown = show(photo, photo.name)
+    middle = torch.stack([plots.middle(picture, 96) for picture in shown.values()])
+    still = plots.image_rows({"middle": middle}, [*shown])
+    rows = [widgets.HBox([file, save, bar]), said, view, stack, hint]
+    explorer = Explorer(rows, {"file": file}, pictures, still, Redraw(draw))
+    explorer.controls["view"] = view  # switched by the page: nothing to draw
+    return explorer

@@ -1,0 +1,133 @@
+"""Any picture can be uploaded; what is not one gets a line of text."""
+
+import base64
+import html
+import io
+import re
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+import pytest
+import torch
+from inspection import assert_shows, inside, pixels, shown, text_of
+from PIL import Image, ImageFile
+
+from dcae_lib import explore, plots, to_model
+from dcae_lib.data import DataError, read_picture
+from dcae_lib.explore.widgets import decibels
+from dcae_lib.files import resource
+from dcae_lib.tiles import reconstruct
+
+BROWN, WHITE = (200, 100, 50), (255, 255, 255)
+FLAT = Image.new("RGB", (32, 32), BROWN)
+GRADIENT = Image.merge("RGB", [Image.linear_gradient("L").resize((40, 24))] * 3)
+HALF = Image.new("RGBA", (32, 32), (*BROWN, 255))
+HALF.paste((*BROWN, 0), (0, 16, 32, 32))
+FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (32, 32), "blue")], "duration": 100}
+
+
+def encoded(image, format, **options):
+    image.save(file := io.BytesIO(), format, **options)
+    return file.getvalue()
+
+
+GOOD = {  # (content, height × width, colour of the picture, or of its first and last row)
+    "line": (encoded(FLAT.resize((5000, 1)), "PNG"), (1, 5000), [BROWN]),
+    "CMYK": (encoded(FLAT.convert("CMYK"), "JPEG", quality=95), (32, 32), [BROWN]),
+    "palette": (encoded(HALF.quantize(4), "PNG"), (32, 32), [BROWN, WHITE]),
+    "LA": (encoded(HALF.convert("LA"), "PNG"), (32, 32), [(124, 124, 124), WHITE]),
+    "1 bit": (encoded(Image.new("1", (32, 32), 1), "PNG"), (32, 32), [WHITE]),
+    "GIF": (encoded(FLAT, "GIF", **FRAMES), (32, 32), [BROWN]),
+    "APNG": (encoded(FLAT, "PNG", **FRAMES), (32, 32), [BROWN]),
+    "WebP": (encoded(FLAT, "WEBP", lossless=True, **FRAMES), (32, 32), [BROWN]),
+    "3 × 16 bits": (b"P6 32 32 65535 " + bytes([200, 7, 100, 7, 50, 7]) * 1024, (32, 32), [BROWN]),
+}
+NOISE = encoded(Image.effect_noise((400, 400), 99), "PNG")
+BAD = {
+    "text": (b"some text", "is not a picture"),
+    "empty": (b"", "is not a picture"),
+    "truncated": (encoded(FLAT.resize((300, 300)), "JPEG")[:-200], "cannot be read as a picture .*truncated"),
+    "broken": (encoded(GRADIENT, "PNG").replace(b"IDAT", b"IDAT\0"), "cannot be read as a picture"),
+    "broken chunk": (b"\x8f\x05! ".join(NOISE.rsplit(b"IDAT", 1)), "cannot be read .*broken PNG"),
+    "16 bits": (encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16)), "PNG"), "has more than 8 bits"),
+    "large": (encoded(Image.new("1", (10_000, 10_000)), "PNG"), "is 10000×10000; 67 megapixels at most"),
+    "vast": (b"P6 40000 40000 255 ", "cannot be read as a picture .*1600000000 pixels"),
+}
+
+
+def send(explorer, content, name="picture.png"):
+    file = dict(name=name, type="", size=len(content), content=memoryview(content), last_modified=datetime.now(UTC))
+    explorer.controls["file"].value = (file,)
+
+
+@pytest.fixture(scope="module")
+def uploads(course):
+    return course["upload"]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_pictures_of_any_kind_are_shown_in_rgb(uploads, kind):
+    content, (H, W), rows = GOOD[kind]
+    send(uploads, content, f"{kind}.png")
+    assert uploads.message.value == ""
+    original = pixels(uploads.pictures["original"])
+    assert original.shape == (3, H, W) == pixels(uploads.pictures["reconstruction"]).shape
+    for row, colour in ((0, rows[0]), (-1, rows[-1])):
+        assert (original[:, row].int() - torch.tensor(colour)[:, None]).abs().max() <= 4  # JPEG loses a little
+    assert f"{kind}.png: {W}×{H} pixels, " in text_of(uploads)
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_get_one_line_and_pictures_stay(uploads, kind, monkeypatch):
+    content, reason = BAD[kind]
+    before = shown(uploads)
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if kind == "large":
+            patch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+        send(uploads, content, f"{kind}.png")
+    message = uploads.message.value
+    assert re.fullmatch(rf'<b style="color:#D55E00">{kind}.png {reason}.*</b>', message)
+    assert not re.search(r"\n|Traceback| at 0x|BytesIO", message) and shown(uploads) == before
+    assert not any(isinstance(w, widgets.FloatProgress) and w.layout.visibility != "hidden" for w in inside(uploads))
+    send(uploads, encoded(GRADIENT.rotate(1 + [*BAD].index(kind)), "PNG"))
+    assert uploads.message.value == "" and shown(uploads) != before
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>.png", "\"><script x='.png", "a&lt;script>.png"])
+@pytest.mark.parametrize("content", [encoded(FLAT, "PNG"), b"text"], ids=["good", "bad"])
+def test_file_names_are_never_markup(uploads, name, content):
+    send(uploads, content, name)
+    page = text_of(uploads)
+    assert "<script" not in page and html.escape(name) in page
+    assert re.search(
+        '<a class="jupyter-button" download="[^"<>]*-dcae.png" href="data:image/png;base64,[^"<>]*">', page
+    )
+
+
+def test_uploads_are_reconstructed_in_tiles_and_can_be_saved(uploads, course):
+    send(uploads, encoded(GRADIENT, "PNG"), "gradient.v2.png")
+    x = to_model(torch.from_numpy(np.array(GRADIENT)).permute(2, 0, 1))
+    y = reconstruct(course.model, x)
+    assert_shows(uploads, **{"original": x, "reconstruction": y, "error × 8": (y - x).abs() * 8 - 1})
+    assert f"gradient.v2.png: 40×24 pixels, {decibels(y, x)}" in text_of(uploads)
+    name, link = re.search('download="(.*?)".*base64,(.*?)"', text_of(uploads)).groups()
+    assert name == "gradient.v2-dcae.png" and base64.b64decode(link) == uploads.pictures["reconstruction"].value
+
+
+def test_first_picture_is_the_cat_or_yours(course, tmp_path, monkeypatch):
+    FLAT.save(tmp_path / "mine.png")
+    explorer = explore.upload(course.model, tmp_path / "mine.png")
+    assert (pixels(explorer.pictures["original"])[:, 1, 1] == torch.tensor(BROWN)).all()
+    with pytest.raises(DataError, match=r"missing.png is not there"):
+        explore.upload(course.model, Path("missing.png"))
+    stills, image_rows = [], plots.image_rows
+    monkeypatch.setattr(plots, "image_rows", lambda *arguments: stills.append(arguments) or image_rows(*arguments))
+    explorer = explore.upload(course.model)
+    cat = read_picture(resource("photos") / "cat.webp")
+    assert torch.equal(pixels(explorer.pictures["original"]), cat)
+    ((rows, names),) = stills
+    assert torch.equal(rows["middle"][0], to_model(cat[:, 102:198, 177:273])) and names == [*explorer.pictures]
