@@ -126,6 +126,11 @@ def status(do: Callable[[], State], out: str, summary: Callable[[State], str]) -
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        print(f"a process that reads images ended ({error}); if memory is short, use fewer --workers", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # the second one, or before or after the training
         print("interrupted; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)
         return 130
