@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError
 
 from .codec import command
@@ -124,7 +125,9 @@ def status(do: Callable[[], State], out: str, summary: Callable[[State], str]) -
     except StoppedElsewhere:
         return 1
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
-        print(error, file=sys.stderr)
+        met_by_all = isinstance(error, (NonFiniteLoss, TypeError, ValueError))
+        if rank0 or not (met_by_all and dist.is_initialized()):
+            print(error, file=sys.stderr)
         return 1
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
