@@ -7,6 +7,9 @@ import signal
 import numpy as np
 import pytest
 from PIL import Image
+from several import CONFIG, PICTURES
+
+from dcae_lib import TrainConfig, train
 
 os.environ["DCAE_DEVICE"] = "cpu"  # on which runs repeat bit for bit; also of the processes that tests start
 
@@ -30,8 +33,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(folder, tmp_path_factory):
     """The folder of a finished run."""
-    from dcae_lib import TrainConfig, train
-
     out = tmp_path_factory.mktemp("trained") / "run"
     model = dict(channels=(4, 8), latent_channels=4, groups=4)
     train(TrainConfig(dataset=str(folder), epochs=2, batch_size=6, device="cpu", model=model), out)
@@ -42,3 +43,9 @@ def trained(folder, tmp_path_factory):
 def run(trained, tmp_path):
     """A copy of that folder."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def whole():
+    """A run that was never stopped."""
+    return train(CONFIG, splits=PICTURES)
