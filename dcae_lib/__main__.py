@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError
 
 from .codec import command
@@ -126,7 +127,14 @@ def status(do: Callable[[], State], out: str, summary: Callable[[State], str]) -
     except StoppedElsewhere:
         return 1
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
-        print(error, file=sys.stderr)
+        met_by_all = isinstance(error, (NonFiniteLoss, TypeError, ValueError))
+        if rank0 or not (met_by_all and dist.is_initialized()):
+            print(error, file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        print(f"a process that reads images ended ({error}); if memory is short, use fewer --workers", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # the second one, or before or after the training
         print("interrupted; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)
@@ -161,7 +169,7 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     Raises ValueError if the weights were saved with another history, if the test images are not those of the record,
     or if a metric differs by more than 1e-4, of a codec 2e-3.
     """
-    of_codec = "context" in json.loads((folder / "config.json").read_text())
+    of_codec = b'"context"' in (folder / "config.json").read_bytes()
     model = (RateModel if of_codec else DCAE).from_pretrained(folder).to(best_device(device))
     record = read_record(folder)
     test = images_of(TrainConfig(record["config"]["dataset"], tuple(record["config"].get("crop", ())))).test

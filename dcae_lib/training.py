@@ -103,7 +103,10 @@ class Callback(Hook):
         self.call, self.parallel = call, parallel
 
     def after_epoch(self, state: State) -> None:
-        self.parallel.on_rank0(lambda: self.call(state))
+        def call() -> None:
+            self.call(state)  # its result stays here: on_rank0 would send it to the other processes
+
+        self.parallel.on_rank0(call)
 
 
 def images_of(config: TrainConfig, workers: int | None = None) -> Splits:

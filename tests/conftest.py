@@ -1,12 +1,23 @@
-"""Pictures that several tests train on, and the device of all tests: the one on which runs repeat bit for bit."""
+"""The device of all tests, a Ctrl-C that stops them, and a small run that several of them read."""
 
 import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
+from several import CONFIG, PICTURES
 
-os.environ["DCAE_DEVICE"] = "cpu"                           # also of the processes that tests start
+from dcae_lib import TrainConfig, train
+
+os.environ["DCAE_DEVICE"] = "cpu"  # on which runs repeat bit for bit; also of the processes that tests start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Have Ctrl-C stop Python, and what it starts, even where the tests run in the background of a script."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +28,24 @@ def folder(tmp_path_factory):
     for k, image in enumerate(pixels):
         Image.fromarray(image).save(folder / f"{k}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(folder, tmp_path_factory):
+    """The folder of a finished run."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    model = dict(channels=(4, 8), latent_channels=4, groups=4)
+    train(TrainConfig(dataset=str(folder), epochs=2, batch_size=6, device="cpu", model=model), out)
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of that folder."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def whole():
+    """A run that was never stopped."""
+    return train(CONFIG, splits=PICTURES)

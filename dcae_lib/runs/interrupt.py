@@ -27,7 +27,7 @@ class Interrupt(Hook):
         self.pressed = True
 
     def after_step(self, state: State) -> None:
-        state.stop = self.parallel.any(self.pressed)
+        state.stop = self.parallel.any(self.pressed or state.stop)
 
     def end(self, state: State) -> None:
         if self.previous is not None:

@@ -112,8 +112,10 @@ def processes(device: str | None = None) -> Iterator[tuple[SingleProcess, torch.
     store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    yield Processes(rank, size), own
-    # After an error the group is left to the end of the process: NCCL would wait for the others. Before torch 2.8
-    # (its issue 154976) gloo's threads may need the interpreter's lock to finish, which a sleeping thread has not.
-    time.sleep(0.2)
-    dist.destroy_process_group()
+    try:
+        yield Processes(rank, size), own
+    finally:
+        # Gloo's threads are still finishing: at once, an exit aborts now and then ("terminate called"), and before
+        # torch 2.8 (its issue 154976) destroying the group waits for them while it holds the lock that they need.
+        time.sleep(0.2)
+    dist.destroy_process_group()  # not after an error: NCCL would wait for the others

@@ -1,24 +1,26 @@
-"""A run's record names the code, the versions and the machine, and says what it does not know."""
+"""A run's record names the code, the versions and the machine, and what a finished run leaves can be read again."""
 
+import hashlib
 import json
 import platform
 import re
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 import torch
 
-from dcae_lib import provenance as module
-from dcae_lib.runs.record import hardware, processor, provenance, revision
+from dcae_lib import DCAE, TrainConfig, load_images
+from dcae_lib.runs import record
+from dcae_lib.runs.record import hardware, processor, provenance, refuse_another, revision
 
 
 def git(folder, *arguments):
     identity = ["-c", "user.name=A Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
@@ -26,99 +28,100 @@ def clone(tmp_path, monkeypatch):
     """A small repository in which dcae_lib is a package, taken for the clone that this package lies in."""
     (tmp_path / "dcae_lib").mkdir()
     (tmp_path / "dcae_lib" / "model.py").write_text("one = 1\n")
-    (tmp_path / "README.md").write_text("read me\n")
-    (tmp_path / ".gitignore").write_text("__pycache__/\n")
+    (tmp_path / ".gitignore").write_text("*.pyc\n")
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "One")
-    monkeypatch.setattr(module, "CLONE", tmp_path)
+    monkeypatch.setattr(record, "CLONE", tmp_path)
     return tmp_path
 
 
-def test_the_revision_of_a_clone_is_its_commit(clone):
-    assert revision() == git(clone, "rev-parse", "HEAD")
-    assert re.fullmatch("[0-9a-f]{40}", revision())
+CHANGED = ["dcae_lib/model.py", "dcae_lib/new.py"]
+OTHERS = ["README.md", "dcae_lib/model.pyc"]  # outside the package, and ignored
 
 
-@pytest.mark.parametrize("change", [
-    lambda clone: (clone / "dcae_lib" / "model.py").write_text("one = 2\n"),
-    lambda clone: (clone / "dcae_lib" / "new.py").write_text(""),
-    lambda clone: (clone / "dcae_lib" / "model.py").unlink(),
-    lambda clone: (clone / "dcae_lib" / "model.py").write_text("one = 2\n") and git(clone, "add", "."),
-], ids=["changed", "new", "deleted", "staged"])
-def test_changes_to_the_package_are_named(change, clone):
-    commit = revision()
-    change(clone)
-    assert revision() == f"{commit} + changes"
+@pytest.mark.parametrize("path", [*CHANGED, *OTHERS])
+def test_revision_is_the_commit_and_names_changes(path, clone):
+    commit = git(clone, "rev-parse", "HEAD")
+    assert re.fullmatch("[0-9a-f]{40}", commit) and revision() == commit
+    (clone / path).write_text("one = 2\n")
+    assert revision() == commit + (" + changes" if path in CHANGED else "")
+    git(clone, "add", ".")
+    assert revision() == commit + (" + changes" if path in CHANGED else "")
 
 
-@pytest.mark.parametrize("path", ["README.md", "notes.txt", "dcae_lib/__pycache__/model.pyc"])
-def test_changes_elsewhere_and_ignored_files_are_not(path, clone):
-    commit = revision()
-    (clone / path).parent.mkdir(exist_ok=True)
-    (clone / path).write_text("changed")
-    assert revision() == commit
-
-
-def test_outside_of_a_clone_the_revision_is_the_version_of_the_package(monkeypatch):
-    monkeypatch.setattr(module, "CLONE", None)
-    assert revision() == f"dcae_lib {version('dcae_lib')}"
-
-
-def test_a_package_that_is_not_installed_has_no_known_revision(monkeypatch):
+def test_revision_outside_a_clone_is_the_version(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(module, "CLONE", None)
-    monkeypatch.setattr(module, "version", missing)
+    monkeypatch.setattr(record, "CLONE", None)
+    assert revision() == f"dcae_lib {version('dcae_lib')}"
+    monkeypatch.setattr(record, "version", missing)
     assert revision() == "unknown"
 
 
-def test_a_clone_without_a_commit_or_without_git_has_no_known_revision(clone, tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
-    assert revision() == "unknown"
-    monkeypatch.undo()
-    empty = tmp_path_factory.mktemp("repository")
-    git(empty, "init", "--quiet")
-    monkeypatch.setattr(module, "CLONE", empty)
-    assert revision() == "unknown"
-
-
-def test_a_folder_with_a_pyproject_that_is_no_repository_has_no_known_revision(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CLONE", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+@pytest.mark.parametrize("lacks", ["a commit", "git", "a repository"])
+def test_revision_is_unknown_in_a_clone_without(lacks, tmp_path, monkeypatch):
+    if lacks == "a commit":
+        git(tmp_path, "init", "--quiet")
+    monkeypatch.setattr(record, "CLONE", tmp_path)
+    monkeypatch.setenv("PATH" if lacks == "git" else "GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert revision() == "unknown"
 
 
-def test_the_record_names_revision_versions_hardware_and_threads_and_is_json():
-    record = provenance(torch.device("cpu"))
-    assert set(record) == {"revision", "versions", "hardware", "threads"}
-    assert record["revision"] == revision() and record["threads"] == torch.get_num_threads()
-    assert record["versions"]["python"] == platform.python_version()
-    for name in ("torch", "torchvision", "torchmetrics", "numpy", "safetensors"):
-        assert record["versions"][name] == version(name)
-    assert json.loads(json.dumps(record)) == record
+def test_provenance_names_revision_versions_hardware_and_threads():
+    seen = provenance(torch.device("cpu"))
+    assert seen["revision"] == revision() and seen["threads"] == torch.get_num_threads()
+    assert seen["versions"].pop("python") == platform.python_version()
+    packages = ("torch", "torchvision", "torchmetrics", "numpy", "safetensors")
+    assert seen["versions"] == {name: version(name) for name in packages}
+    assert seen["hardware"] == hardware(torch.device("cpu")) == f"{processor()}, {platform.system()}"
 
 
-def test_the_hardware_is_the_processor_and_the_system():
-    assert hardware(torch.device("cpu")) == f"{processor()}, {platform.system()}"
-
-
-@pytest.mark.parametrize("lines, name", [
-    ("processor\t: 0\nmodel name\t: A Chip: fast\nmodel name\t: Another\n", "A Chip: fast"),
-    ("CPU implementer\t: 0x41\n", "aarch64"),               # of ARM, no name is given there
-])
-def test_the_processor_is_named_as_the_system_names_it(lines, name, monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda self: lines)
+@pytest.mark.parametrize("line, name", [("model name\t: A Chip: X", "A Chip: X"), ("Features\t: none", "aarch64")])
+def test_processor_has_the_name_that_the_system_gives(line, name, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda self: f"processor\t: 0\n{line}\n")
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert processor() == name
 
 
-def test_the_processor_is_named_where_there_is_no_proc_too(monkeypatch):
-    def missing(self):
-        raise FileNotFoundError
+# ---- a finished run
 
-    monkeypatch.setattr(Path, "read_text", missing)
-    monkeypatch.setattr(platform, "processor", lambda: "Apple M9")
-    assert processor() == "Apple M9"
+
+def test_run_leaves_its_weights_and_everything_about_them(run):
+    assert {path.name for path in run.iterdir()} == {"config.json", "model.safetensors", "history.json", "README.md"}
+    data = (run / "model.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    assert header == {"history_sha256": hashlib.sha256((run / "history.json").read_bytes()).hexdigest()}
+    history, model = json.loads((run / "history.json").read_text()), DCAE.from_pretrained(run)
+    assert history["config"] == json.loads(json.dumps(asdict(TrainConfig(**history["config"]))))
+    assert history["data"] == {images.name: images.sha256 for images in load_images(history["config"]["dataset"])}
+    assert history["parameters"] == sum(p.numel() for p in model.parameters())
+    assert history["sessions"] == [dict(step=0, processes=1, **provenance(torch.device("cpu")))]
+    names = {"epoch", "train_l1", "l1", "l1_01", "psnr", "ssim", "seconds", "images_per_second"}
+    assert [row.keys() for row in history["history"]] == [names, names]
+
+
+def test_card_names_the_figures_and_its_example_runs(run):
+    card = (run / "README.md").read_text()
+    last = json.loads((run / "history.json").read_text())["history"][-1]
+    for words in ("parameters", "for 2 epochs", "dcae verify", f"l1 {last['l1']:.4f}", f"psnr {last['psnr']:.4f}"):
+        assert words in card
+    names = dict(x=torch.zeros(1, 3, 8, 8))
+    exec(re.search(r"```python\n(.*?)```", card, re.S)[1].replace('"this folder"', repr(str(run))), names)
+    assert names["latent"].shape == (1, 4, 2, 2)
+
+
+def test_finished_run_with_other_settings_is_refused(run):
+    settings = json.loads((run / "history.json").read_text())["config"]
+    config = TrainConfig(**settings)
+    refuse_another(config, run)
+    refuse_another(TrainConfig(**settings | dict(device="cuda")), run)
+    refuse_another(config, run / "nowhere")
+    message = r"holds a finished training with other settings \(epochs was 2, is 3\)\. Write to another folder"
+    with pytest.raises(ValueError, match=message):
+        refuse_another(TrainConfig(**settings | dict(epochs=3)), run)
+    (run / "history.json").write_text("{")
+    with pytest.raises(ValueError, match=r"history\.json is not the record of a training; write to another folder"):
+        refuse_another(config, run)

@@ -1,7 +1,8 @@
-"""Training in several processes under torchrun, on real sockets: the same weights, one writer, kills survived."""
+"""Training in several processes under torchrun: the same weights in all, one writer, and kills survived."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,268 +13,153 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis.strategies import integers
+import torch.distributed as dist
+from several import LONG, PICTURES, in_float64, untimed, weights
 
-from dcae_lib.scale.parallel import AGREE_EVERY, AGREE_WITHIN, Meetings, World, world
+from dcae_lib import train
+from dcae_lib.device import one_thread
+from dcae_lib.scale.parallel import own_device, processes, rank0_first
+from dcae_lib.training import Callback
 
 if sys.platform == "win32":
     pytest.skip("torchrun's store needs a libuv that torch for Windows comes without", allow_module_level=True)
 
-SCRIPT = Path(__file__).parent / "several.py"
-ROOT = SCRIPT.parents[2]
+ROOT = Path(__file__).parents[2]
 
 
-def command(processes, what, folder, *options, more=()):
-    folder.mkdir(parents=True, exist_ok=True)
-    alone = [sys.executable]
-    several = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d",
-               "--rdzv-endpoint", "127.0.0.1:0", *options]
-    return [*(alone if processes == 1 else several), str(SCRIPT), what, str(folder), *more]
+def start(count, what, folder):
+    """Start several.py in one process, or in `count` under torchrun."""
+    folder.mkdir(exist_ok=True)
+    torchrun = f"-m torch.distributed.run --nproc-per-node {count} --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0"
+    torchrun += f" --max-restarts {3 if what == 'saves' else 0}"
+    command = [sys.executable, *(torchrun.split() if count > 1 else []), "tests/scale/several.py", what, str(folder)]
+    environment = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=environment, cwd=ROOT, **output)
 
 
-def start(*arguments, more=()):
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    return subprocess.Popen(
-        command(*arguments, more=more), env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def run(*arguments, more=()):
-    """Its exit status and all that it wrote to the screen."""
-    process = start(*arguments, more=more)
-    text = process.communicate(timeout=300)[0]
-    return process.returncode, text
+def end(process, status=0):
+    """Wait for a process to end as expected, and return all that it wrote to the screen."""
+    text = process.communicate(timeout=600)[0]
+    assert process.returncode == status, text
+    return text
 
 
 def left(folder):
-    """What each process left."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    """Return what each process left."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("?.json"))]
 
 
-def weights(folder):
-    return torch.load(folder / "weights.pt", weights_only=True).double()
+def newest(folder):
+    return max((int(path.name[:9]) for path in folder.glob("out/checkpoints/*.safetensors")), default=0)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The same training in one process, in both precisions."""
-    folders = {}
-    for precision in ("float64", "float32"):
-        folders[precision] = tmp_path_factory.mktemp(precision)
-        code, text = run(1, precision, folders[precision])
-        assert code == 0, text
-    return folders
-
-
-@pytest.mark.parametrize("processes", [2, 4])
-def test_in_float64_several_processes_end_where_one_does(processes, alone, tmp_path):
-    code, text = run(processes, "float64", tmp_path)
-    assert code == 0, text
-    assert (weights(tmp_path) - weights(alone["float64"])).abs().max() < 1e-6
-    for mine, one in zip(left(tmp_path)[0]["history"], left(alone["float64"])[0]["history"]):
-        assert mine == pytest.approx(one, abs=1e-7)                     # losses and test metrics are means over all
-
-
-@pytest.mark.parametrize("processes", [2, 4])
-def test_in_float32_every_process_holds_the_same_bits(processes, alone, tmp_path):
-    code, text = run(processes, "float32", tmp_path)
-    assert code == 0, text
-    found = left(tmp_path)
-    assert len(found) == processes and len({one["bits"] for one in found}) == 1
-    # They are not those of one process: SOAP carries rounding on, which is why the test above is in float64. They are as good.
-    assert (weights(tmp_path) - weights(alone["float32"])).abs().max() > 1e-6
-    assert found[0]["history"][-1]["l1"] == pytest.approx(left(alone["float32"])[0]["history"][-1]["l1"], rel=0.05)
-
-
-def test_large_factors_are_shared_and_every_process_gets_the_same_bases(tmp_path):
-    code, text = run(2, "large", tmp_path / "two")
-    assert code == 0, text
-    assert run(1, "large", tmp_path / "one")[0] == 0
-    one, two = left(tmp_path / "one"), left(tmp_path / "two")
-    assert [entry["bits"] for entry in two] == [one[0]["bits"]] * 2
-    assert one[0]["calls"] == [3] * 10 and two[0]["calls"] == [2] * 10  # factors of 300 and of 260, refreshed five times
-
-
-def test_each_process_evaluates_a_part_and_all_know_the_mean(tmp_path):
-    code, text = run(4, "evaluate", tmp_path)
-    assert code == 0, text
-    for entry in left(tmp_path):
-        assert entry["found"] == pytest.approx(entry["alone"], rel=1e-6)
-
-
-def undisturbed(folder, processes=2):
-    code, text = run(processes, "saved", folder)
-    assert code == 0, text
-    return left(folder)
-
-
-def checkpoint_after(folder, step, process):
-    """Wait until the checkpoint of a step is there."""
-    for _ in range(1200):
-        if any(int(path.name[:9]) >= step for path in (folder / "out" / "checkpoints").glob("*.safetensors")):
-            return
+def wait_for_step(step, folder, process):
+    """Wait until a checkpoint of this step or a later one is there."""
+    deadline = time.monotonic() + 300
+    while newest(folder) < step:
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint was written")
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
-def workers(process):
-    """The processes that torchrun started, by rank."""
-    found = {}
+def worker(process):
+    """Return a random one of the processes that torchrun started, or the process itself."""
+    found = []
     for child in psutil.Process(process.pid).children(recursive=True):
-        with suppress(psutil.Error):                        # one that has just ended
-            if SCRIPT.name in " ".join(child.cmdline()) and "RANK" in child.environ():
-                found[int(child.environ()["RANK"])] = child
-    return found
+        with suppress(psutil.Error):  # one that has just ended
+            found += [child] if "RANK" in child.environ() else []
+    return random.choice(found or [process])
 
 
-@pytest.mark.parametrize("processes", [2, 3])              # of three numbers the order of the sum matters
-def test_a_killed_process_is_started_again_and_nothing_is_different_in_the_end(processes, tmp_path):
-    expected = undisturbed(tmp_path / "whole", processes)
-    process = start(processes, "saved", tmp_path / "killed", "--max-restarts=1")
-    checkpoint_after(tmp_path / "killed", 30, process)
-    workers(process)[1].kill()
-    text = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, text
-    found = left(tmp_path / "killed")
-    assert [one["bits"] for one in found] == [one["bits"] for one in expected]
-    assert {one["starts"] for one in expected} == {1} and {one["starts"] for one in found} == {2}
-    whole, killed = (json.loads((tmp_path / name / "out" / "history.json").read_text()) for name in ("whole", "killed"))
-    assert [row["l1"] for row in whole["history"]] == [row["l1"] for row in killed["history"]]
-    assert [session["processes"] for session in killed["sessions"]] == [processes] * 2
-    assert 30 <= killed["sessions"][1]["step"] < 200
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3])  # of three numbers the order of a sum matters
+def test_killed_training_resumes_bit_for_bit(count, tmp_path):
+    whole, killed, kills = tmp_path / "whole", tmp_path / "killed", 3 if count == 1 else 2
+    end(start(count, "saves", whole))
+    process = start(count, "saves", killed)
+    for _ in range(kills):
+        # The processes that a kill leaves behind may save two more steps; the others are saved by new ones.
+        wait_for_step(newest(killed) + random.randrange(3, 40), killed, process)
+        worker(process).kill()
+        if count == 1:
+            end(process, -signal.SIGKILL)
+            process = start(count, "saves", killed)
+    end(process)
+    for one, other in zip(left(whole), left(killed), strict=True):
+        assert (one["bits"], one["history"]) == (other["bits"], other["history"])
+        assert one["bits"] == left(whole)[0]["bits"] and one["starts"] == [0] and len(other["starts"]) == kills + 1
+    sessions = json.loads((killed / "out" / "history.json").read_text())["sessions"]
+    assert [session["processes"] for session in sessions] == [count] * (kills + 1)
 
 
-def test_a_process_that_dies_after_the_end_does_not_start_the_training_anew(tmp_path):
-    code, text = run(2, "dies-after", tmp_path, "--max-restarts=1")
-    assert code == 0, text
-    assert {one["starts"] for one in left(tmp_path)} == {1} and len({one["bits"] for one in left(tmp_path)}) == 1
-    assert text.count("epoch 1 is done") == 1 and text.count("dies now") == 1, text
+@pytest.mark.slow
+def test_several_processes_end_in_float64_where_one_does(tmp_path):
+    end(start(3, "float64", tmp_path))
+    alone, several = in_float64(), left(tmp_path)
+    assert (torch.load(tmp_path / "0.pt", weights_only=True) - weights(alone)).abs().max() < 1e-6
+    assert len(several) == 3 and len({run["bits"] for run in several}) == 1
+    for run in several:  # losses are means over all images, and so are metrics, of which each process measures a part
+        for row, expected in zip(run["history"], untimed(alone.history), strict=True):
+            assert row == pytest.approx(expected, rel=1e-6)
 
 
-def test_where_steps_are_slow_ctrl_c_still_ends_in_time(tmp_path):
-    process = start(2, "slow", tmp_path)                    # 3 s a step: ten of them would take longer than torchrun waits
-    checkpoint_after(tmp_path, 1, process)
-    began = time.monotonic()
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_and_another_number_resumes(tmp_path):
+    process = start(2, "saves", tmp_path)
+    wait_for_step(30, tmp_path, process)
     process.send_signal(signal.SIGINT)
-    text = process.communicate(timeout=300)[0]
-    assert time.monotonic() - began < 25 and "the same command goes on from there" in text, text
+    end(process, 1)
+    assert [run["starts"] for run in left(tmp_path)] == [[0], [0]]
+    with one_thread():
+        assert train(LONG, tmp_path / "out", PICTURES).sessions[-1]["step"] == left(tmp_path)[0]["step"] >= 30
 
 
-def test_ctrl_c_ends_all_processes_with_a_checkpoint_and_another_number_of_them_goes_on(tmp_path):
-    process = start(2, "saved", tmp_path)
-    checkpoint_after(tmp_path, 30, process)
-    process.send_signal(signal.SIGINT)
-    text = process.communicate(timeout=300)[0]
-    assert process.returncode != 0
-    assert text.count("the same command goes on from there") == 1, text
-    code, text = run(1, "saved", tmp_path)
-    assert code == 0, text
-    assert left(tmp_path)[0]["starts"] == 2 and not left(tmp_path)[0]["interrupted"]
+MESSAGES = "lr must be above 0|nowhere is not a folder|channels must be two or more|lower the learning rate|no picture|"
+MESSAGES += "the checkpoint of step 1 could not be written|20 images in a row cannot be read"
 
 
-@pytest.mark.parametrize("what, message", [
-    ("another-lr", "lr is 0.01 in process 0, 0.02 in process 1"),
-    ("other-images", "few is 500 images"),
-    ("missing", "process 1: "),
-    ("broken", "lower the learning rate"),
-    ("nowhere", "out is given in process 0, not given in process 1"),
-    ("another-torch", "torch is "),
-    ("full-disk", "could not be written"),
-    ("callback", "the picture cannot be written"),
-    ("broken-images", "process 1: 20 images in a row"),
-])
-def test_what_goes_wrong_is_said_once_and_without_a_traceback(what, message, tmp_path):
-    code, text = run(2, what, tmp_path)
-    ours = text.partition("torch/distributed/elastic")[0]   # what follows is torchrun's own report
-    assert code == 1
-    assert text.count(message) == 1 and "Traceback" not in ours, text
+@pytest.mark.slow
+def test_each_error_is_said_once_and_without_a_traceback(tmp_path):
+    text = end(start(2, "errors", tmp_path), 1)
+    assert "Traceback" not in text.partition("20 images")[0], text
+    assert [text.count(message) for message in MESSAGES.split("|")] == [1] * 7, text
 
 
-@pytest.mark.parametrize("option, message", [
-    (["--lr", "-1"], "lr must be above 0"), (["--dataset", "nowhere"], "nowhere is not a folder"),
-    (["--device", "mps"], "not on 'mps'"), (["--model", '{"channels": [3]}'], "channels"),
-    (["--crop", "30", "--dataset", "data/photos"], "a crop must be a multiple of 4"),
-])
-def test_what_is_wrong_in_the_command_is_said_once_and_without_a_traceback(option, message, tmp_path):
-    code, text = run(2, "command", tmp_path, more=option)
-    ours = text.partition("torch/distributed/elastic")[0]    # what follows is torchrun's own report
-    assert code == 1 and text.count(message) == 1 and "Traceback" not in ours, text
+# ---- in this process
 
 
-def test_only_the_first_process_writes(tmp_path):
-    """Each has a folder of its own to write to, and only that of the first one comes to be."""
-    code, text = run(2, "apart", tmp_path)
-    assert code == 0, text
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"out-0"}
-    names = {path.relative_to(tmp_path / "out-0").parts[0] for path in tmp_path.rglob("out-0/**/*") if path.is_file()}
-    assert names == {"model.safetensors", "config.json", "history.json", "README.md", "epochs"}
+def test_group_that_exists_is_used_and_left(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with processes() as (parallel, device):
+            assert (parallel.rank, parallel.size, device) == (0, 1, torch.device("cpu"))
+            assert rank0_first(parallel, lambda: "done") == parallel.on_rank0(lambda: "done") == "done"
+            with pytest.raises(ZeroDivisionError):
+                parallel.on_rank0(lambda: 1 / 0)
+            Callback(lambda state: lambda: "cannot be pickled", parallel).after_epoch(None)
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
 
 
-def test_without_torchrun_several_processes_are_refused(monkeypatch):
+def test_several_processes_without_torchrun_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with pytest.raises(ValueError, match="start the training with torchrun"), world():
+    with pytest.raises(ValueError, match="start them with torchrun"), processes():
         pass
 
 
-def test_restarts_on_several_machines_need_a_setting(monkeypatch):
-    for name, value in dict(WORLD_SIZE="4", LOCAL_RANK="0", GROUP_WORLD_SIZE="2", TORCHELASTIC_MAX_RESTARTS="3").items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", raising=False)
-    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"), world():
-        pass
-
-
-# ---- one process, and arithmetic
-
-
-def test_a_process_alone_asks_nobody():
-    with world() as processes:
-        assert processes == World(0, 1)
-    x = torch.arange(5.0)
-    assert processes.mean(x) is x and processes.gather("a") == ["a"] and processes.any(True, False) == [True, False]
-    assert processes.weight(7) == 1 and torch.equal(processes.mine(x), x)
-    model = torch.nn.Linear(1, 1)
-    assert processes.wrap(model) is model and not torch.distributed.is_initialized()
-
-
-class TwiceAsSlow:
-    """Two processes, of which the other one takes twice as long for a step."""
-
-    size = 2
-
-    @staticmethod
-    def gather(seconds):
-        return [seconds, 2 * seconds]
-
-
-def meetings(monkeypatch, seconds, steps, processes=TwiceAsSlow, last=()):
-    """After which of so many steps, of so many seconds each, the processes ask each other."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    plan, asked = Meetings(processes, 0), []
-    for step in range(1, steps + 1):
-        now[0] += seconds
-        asked += [step] if plan.due(step, step in last) else []
-    return asked
-
-
-def test_processes_ask_each_other_every_few_steps_and_seconds(monkeypatch):
-    assert meetings(monkeypatch, 0.001, 35) == [1, 1 + AGREE_EVERY, 1 + 2 * AGREE_EVERY, 1 + 3 * AGREE_EVERY]
-    assert meetings(monkeypatch, AGREE_WITHIN / 7, 10) == [1, 4, 7, 10]             # three of the slower process fit in
-    assert meetings(monkeypatch, 2 * AGREE_WITHIN, 3) == [1, 2, 3]
-    assert meetings(monkeypatch, 0.001, 20, last=(5,)) == [1, 5, 5 + AGREE_EVERY]
-    assert meetings(monkeypatch, 0.001, 4, World()) == [1, 2, 3, 4]
-
-
-@settings(deadline=None)                                   # a busy core is no failure
-@given(count=integers(1, 40), size=integers(1, 9))
-def test_the_parts_of_a_batch_weighted_make_the_mean_of_the_whole(count, size):
-    numbers = torch.randn(count, dtype=torch.float64)
-    worlds = [World(rank, size) for rank in range(size)]
-    parts = [numbers[one.mine(torch.arange(count))] for one in worlds]
-    mean = sum(part.mean() * one.weight(count) for part, one in zip(parts, worlds)) / size
-    assert mean == pytest.approx(numbers.mean().item(), abs=1e-12)
-    assert sum(len(part) for part, one in zip(parts, worlds) if one.weight(count)) == count
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.delenv("DCAE_DEVICE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device(None) == torch.device("cuda", 1) and own_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="not on 'mps'"):
+        own_device("mps")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="there are 2 GPUs; start as many processes, or train on the cpu"):
+        own_device(None)
