@@ -5,7 +5,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
 from .files import resource, write_whole
 
 M = TypeVar("M", bound=nn.Module)
+HINT = "x[None] makes a batch of one, dcae_lib.to_model(x) scales uint8 pixels to [-1, 1]"
 
 
 class Encoder(nn.Sequential):
@@ -21,10 +21,9 @@ class Encoder(nn.Sequential):
 
     def __init__(self, channels, latent_channels, shortcut, groups, dropout, stage_dropout, zero_init):
         super().__init__()
+        down = (DownBlock(i, o, shortcut, groups, dropout, zero_init) for i, o in pairwise(channels))
         self.stem = nn.Conv2d(3, channels[0], 3, padding=1)
-        self.down = nn.Sequential(
-            *(DownBlock(i, o, shortcut, groups, dropout, zero_init) for i, o in pairwise(channels))
-        )
+        self.down = nn.Sequential(*down)
         self.stage = MiddleStage(channels[-1], latent_channels, groups, dropout, stage_dropout, zero_init)
 
 
@@ -33,14 +32,9 @@ class Decoder(nn.Sequential):
 
     def __init__(self, channels, latent_channels, shortcut, groups, dropout, up_kernel, zero_init):
         super().__init__()
-        wide_to_narrow = channels[::-1]
-        self.stage = MiddleStage(latent_channels, channels[-1], groups, dropout, dropout, zero_init)
-        self.up = nn.Sequential(
-            *(
-                UpBlock(i, o, shortcut, up_kernel, groups, dropout, zero_init)
-                for i, o in pairwise(wide_to_narrow)
-            )
-        )
+        up = (UpBlock(i, o, shortcut, up_kernel, groups, dropout, zero_init) for i, o in pairwise(channels[::-1]))
+        self.stage = MiddleStage(latent_channels, channels[-1], groups, dropout, None, zero_init)
+        self.up = nn.Sequential(*up)
         self.head = NormActConv(channels[0], 3, groups=groups)
 
 
@@ -52,14 +46,12 @@ class DCAE(nn.Module):
 
     channels          widths from the stem inwards; every further width adds a down and an up block
     latent_channels   channels of the latent
-    shortcut          "pool" (the source document), "direct" (DC-AE) or "none", in down and up blocks
+    shortcut          in down and up blocks: "pool" (two steps of 2), "direct" (DC-AE, arXiv 2410.10733) or "none"
     groups            GroupNorm groups: gcd(groups, width) in each norm
     dropout           rate in every unit but the head
     stage_dropout     rate in the unit around the encoder's middle stage; None: as dropout
     up_kernel         2, 3 or 4: kernel of the transposed convolutions
     zero_init         residual branches start at zero: an untrained down or up block is its shortcut
-
-    Source: the source document (architecture); DC-AE, Chen et al. 2024, arXiv 2410.10733 (shortcuts).
     """
 
     def __init__(
@@ -73,21 +65,21 @@ class DCAE(nn.Module):
         up_kernel: int = 4,
         zero_init: bool = True,
     ):
-        super().__init__()
         channels = tuple(channels)
-        _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel)
-        self.config: dict[str, Any] = dict(
-            channels=channels, latent_channels=latent_channels, shortcut=shortcut, groups=groups, dropout=dropout,
-            stage_dropout=stage_dropout, up_kernel=up_kernel, zero_init=zero_init,
-        )
+        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__()
+        _check_config(**config)
+        self.config: dict[str, Any] = config
         self.factor = 4 ** (len(channels) - 1)
-        stage_dropout = dropout if stage_dropout is None else stage_dropout
         self.encoder = Encoder(channels, latent_channels, shortcut, groups, dropout, stage_dropout, zero_init)
         self.decoder = Decoder(channels, latent_channels, shortcut, groups, dropout, up_kernel, zero_init)
 
     def encode(self, x: Tensor) -> Tensor:
         """Pixels in [-1, 1], [B, 3, H, W] → latent [B, latent_channels, H/f, W/f]. ValueError for other inputs."""
-        self._check_images(x)
+        _check_floats(x, 3, "images")
+        H, W, f = *x.shape[2:], self.factor
+        if H % f or W % f or not H or not W:
+            raise ValueError(f"height and width must be multiples of {f}, got {H}×{W}; pad or crop the images first")
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -99,68 +91,30 @@ class DCAE(nn.Module):
         """Reconstruct: pixels [B, 3, H, W] → pixels [B, 3, H, W]."""
         return self.decode(self.encode(x))
 
-    def save_pretrained(self, folder: str | Path, beside: dict[str, bytes] | None = None, **metadata: str) -> Path:
-        """Write `model.safetensors` and `config.json` into a folder, made if needed; returns the folder.
-
-        `metadata` goes into the header of the safetensors file; `beside` holds other files, by name, to be written
-        with these two. If one cannot be written, those that were there stay as they were.
-        """
-        return save_pretrained(self, folder, beside, **metadata)
+    def save_pretrained(self, folder: str | Path, **metadata: str) -> Path:
+        """Write `pretrained_files` into a folder, made if needed, both or neither; return the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole({folder / name: data for name, data in pretrained_files(self, **metadata).items()})
+        return folder
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "DCAE":
         """Load what `save_pretrained` wrote, in evaluation mode, on the CPU; without a folder, the recorded 40 epochs.
 
-        Nothing is unpickled. Raises FileNotFoundError for a missing file and ValueError for one that does not fit
-        or is damaged.
+        Nothing is unpickled. FileNotFoundError for a missing file, ValueError for one that does not fit or is damaged.
         """
         return load_pretrained(cls, resource("recorded") if folder is None else Path(folder))
 
-    def _check_images(self, x: Tensor) -> None:
-        _check_floats(x, 3, "images")
-        H, W, f = *x.shape[2:], self.factor
-        if H % f or W % f or not H or not W:
-            raise ValueError(f"height and width must be multiples of {f}, got {H}×{W}; pad or crop the images first")
-
-
-def _check_floats(x: Tensor, channels: int, what: str) -> None:
-    """Shape and dtype only: reading a value would wait for the GPU."""
-    if x.ndim != 4:
-        raise ValueError(f"{what} must be a batch [B, {channels}, H, W], got shape {list(x.shape)}; for one, x[None]")
-    if x.shape[1] != channels:
-        raise ValueError(f"{what} must have {channels} channels, got {x.shape[1]} in shape {list(x.shape)}")
-    if not torch.is_floating_point(x):
-        raise ValueError(f"{what} must be floats, got {x.dtype}; dcae_lib.to_model(x) scales uint8 pixels to [-1, 1]")
-
-
-def _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel) -> None:
-    if len(channels) < 2 or min(channels) < 1 or latent_channels < 1:
-        raise ValueError(f"channels must be two or more positive widths, got {channels} (latent {latent_channels})")
-    if shortcut not in SHORTCUTS:
-        raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
-    if groups < 1:
-        raise ValueError(f"groups must be 1 or more, got {groups}")
-    if up_kernel not in (2, 3, 4):
-        raise ValueError(f"up_kernel must be 2, 3 or 4, got {up_kernel}")
-    for rate in (dropout, stage_dropout or 0.0):
-        if not 0 <= rate < 1:
-            raise ValueError(f"a dropout rate must be in [0, 1), got {rate}")
-    for i, o in pairwise(channels):
-        fits = {"pool": 4 * i % o == 0 and o % 4 == 0, "direct": 16 * i % o == 0, "none": True}
-        if not fits[shortcut]:
-            raise ValueError(f'shortcut="{shortcut}" cannot go from {i} to {o} channels; doubling them always works')
-
-
-# ---- the two files of a model that has a `config`; the codec's is another one
-
 
 def pretrained_files(model: nn.Module, **metadata: str) -> dict[str, bytes]:
+    """Return the "model.safetensors", with metadata in its header, and "config.json" of a model that has a `config`."""
     weights = save({name: value.contiguous() for name, value in model.state_dict().items()}, metadata)
     return {"model.safetensors": weights, "config.json": (json.dumps(model.config, indent=1) + "\n").encode()}
 
 
 def load_pretrained(kind: type[M], folder: Path) -> M:
-    """What `from_pretrained` of a kind of model does."""
+    """Load a model of this kind from a folder with the two files of `pretrained_files`, in evaluation mode."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}; save_pretrained(folder) writes it")
@@ -170,3 +124,22 @@ def load_pretrained(kind: type[M], folder: Path) -> M:
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"the model in {folder} cannot be loaded: {error}") from error
     return model.eval()
+
+
+def _check_floats(x: Tensor, channels: int, name: str) -> None:  # reads no values: that would wait for the GPU
+    if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
+        raise ValueError(f"{name} must be floats [B, {channels}, H, W], got {x.dtype} {list(x.shape)}; {HINT}")
+
+
+def _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel, **_) -> None:
+    if len(channels) < 2 or min(channels) < 1 or latent_channels < 1:
+        raise ValueError(f"channels must be two or more positive widths, got {channels} (latent {latent_channels})")
+    if shortcut not in SHORTCUTS:
+        raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
+    if groups < 1 or up_kernel not in (2, 3, 4):
+        raise ValueError(f"groups must be 1 or more and up_kernel 2, 3 or 4, got {groups} and {up_kernel}")
+    if not all(0 <= rate < 1 for rate in (dropout, stage_dropout or 0.0)):
+        raise ValueError(f"a dropout rate must be in [0, 1), got {dropout} and {stage_dropout}")
+    for i, o in pairwise(channels):
+        if (shortcut == "pool" and (4 * i % o or o % 4)) or (shortcut == "direct" and 16 * i % o):
+            raise ValueError(f'shortcut="{shortcut}" cannot go from {i} to {o} channels; doubling them always works')
