@@ -98,7 +98,7 @@ class SOAP(torch.optim.Optimizer):
         for p, state in saved.items():
             fits = new_state(p.to("meta"), math.inf)
             fits = {name: x for name, x in fits.items() if name[0] not in "GQ" or f"Q{name.strip('GQ')}" in state}
-            if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in fits.items()}:
+            if state.keys() != fits.keys() or any(state[name].shape != x.shape for name, x in fits.items()):
                 raise ValueError(f"this is not the state of these weights: that of shape {tuple(p.shape)} does not fit")
         super().load_state_dict(state_dict)
         for p, state in saved.items():  # again, since the base class casts it to the precision of the weights
@@ -201,10 +201,9 @@ def refresh(stacks: list[dict[str, Tensor]]) -> None:
         for (stack, own, k), basis, turn, order in zip(same, *parts):
             stack["Q" + k].copy_(basis)
             own.update({"turn" + k: turn, "order" + k: order})
-    for stack, own in new:
+    for stack, own in [(stack, own) for stack, own in new if own]:
         for name, matrices in (("exp_avg", "turn"), ("exp_avg_sq", "order")):
-            if (moment := stack[name]).ndim > 2:
-                moment.copy_(project(moment.movedim((-2, -1), (1, 2)), own, matrices))
+            stack[name].copy_(project(stack[name].movedim((-2, -1), (1, 2)), own, matrices))
 
 
 def project(x: Tensor, stack: dict[str, Tensor], matrices: str, beta: float = 1.0) -> Tensor:
