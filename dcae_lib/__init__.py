@@ -13,27 +13,21 @@ if TYPE_CHECKING:
     from .soap import SOAP
     from .training import train
 
-_MODULE_OF = {
-    "Codec": "codec",
-    "DCAE": "model",
-    "ImageSet": "data",
-    "SOAP": "soap",
-    "Splits": "data",
-    "TrainConfig": "config",
-    "average_channels": "rearrange",
-    "channel_to_space": "rearrange",
-    "duplicate_channels": "rearrange",
-    "evaluate": "loop",
-    "load_images": "data",
-    "space_to_channel": "rearrange",
-    "to_model": "data",
-    "to_uint8": "data",
-    "train": "training",
+NAMES = {
+    "codec": "Codec",
+    "config": "TrainConfig",
+    "data": "ImageSet Splits load_images to_model to_uint8",
+    "loop": "evaluate",
+    "model": "DCAE",
+    "rearrange": "average_channels channel_to_space duplicate_channels space_to_channel",
+    "soap": "SOAP",
+    "training": "train",
 }
-__all__ = list(_MODULE_OF)
+__all__ = sorted(name for names in NAMES.values() for name in names.split())
 
 
 def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    for module, names in NAMES.items():
+        if name in names.split():
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

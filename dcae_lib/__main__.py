@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from .codec import command
 from .codec.model import RateModel
-from .codec.train import PRESET, SCORED, estimate, train_codec
+from .codec.train import PRESET, estimate, train_codec
 from .config import PRESETS, TrainConfig
 from .data import DataError
 from .device import best_device
@@ -24,92 +24,57 @@ from .model import DCAE
 from .runs.progress import NonFiniteLoss
 from .runs.record import refuse_another
 from .runs.verify import compare, read_record, table
-from .scale.parallel import StoppedElsewhere, processes, rank0_first
-from .scale.stream import WORKERS
+from .scale.parallel import SingleProcess, StoppedElsewhere, processes, rank0_first
 from .training import images_of, keep_pictures, train
 
-TOLERANCE = 1e-4  # in each metric's own unit: another processor rounds differently
-CODEC_TOLERANCE = 2e-3  # a latent near a half may be rounded to the other side
+OPTIONS: dict[str, tuple[type, str]] = {
+    "dataset": (str, '"sample", "cifar10" or a folder of images'),
+    "optimizer": (str, "SOAP or a name in torch.optim"),
+    "precision": (str, "float32 or bfloat16"),
+    "device": (str, "cuda, mps or cpu; default: the best available"),
+    "epochs": (int, "passes over the images"),
+    "batch-size": (int, "images per step, of all processes together"),
+    "lr": (float, "learning rate"),
+    "warmup": (float, "fraction of all steps in which the learning rate rises"),
+    "seed": (int, "seed of the weights, the order of the images and dropout"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0 if all was done, 1 if something could not be done, 2 for bad usage, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="dcae", description="A deep convolutional autoencoder, and its codec.")
     commands = parser.add_subparsers(dest="command", required=True)
-    add_train(commands)
-    add_train_codec(commands)
-    add_verify(commands)
+    trains = add_command(commands, "train", "Train a DCAE. The same command after a kill or Ctrl-C resumes.", run_train)
+    add_options(trains, *OPTIONS)
+    trains.add_argument("--preset", default="tuned", choices=PRESETS, help="starting point (default: %(default)s)")
+    crop = "train on random squares of these sides, in pixels, from a folder or tar shards read while training"
+    trains.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=crop)
+    trains.add_argument("--workers", type=int, help="with --crop, processes that read; the weights do not depend on it")
+    trains.add_argument("--model", type=json_value, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
+    text = "Train the model of the codec, from the recorded DCAE on. The same command after a kill or Ctrl-C resumes."
+    add_options(add_command(commands, "train-codec", text, run_train_codec), "dataset", "epochs", "seed", "device")
+    text = "Evaluate trained weights on the test images of their record, and compare the metrics."
+    verifies = add_command(commands, "verify", text, run_verify)
+    verifies.add_argument(
+        "folder", nargs="?", type=Path, default=resource("recorded"), help="default: the recorded run"
+    )
+    verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)
     options = parser.parse_args(arguments)
     return options.run(options)
 
 
-def add_train(commands) -> None:
-    description = "Train a DCAE. The same command after a kill or Ctrl-C resumes."
-    parser = commands.add_parser("train", help="train a DCAE", description=description)
-    parser.set_defaults(run=run_train)
-    add_common(parser)
-    parser.add_argument("--preset", default="tuned", choices=PRESETS, help="starting point (default: %(default)s)")
-    parser.add_argument("--dataset", help='"sample", "cifar10" or a folder of images, with --crop of any size')
-    parser.add_argument("--optimizer", help="SOAP or a name in torch.optim")
-    parser.add_argument("--precision", help="float32 or bfloat16")
-    for name, kind in (("epochs", int), ("batch-size", int), ("lr", float), ("warmup", float), ("seed", int)):
-        parser.add_argument(f"--{name}", type=kind)
-    crop = "train on random squares of these sizes, in pixels; images or tar shards are read while training"
-    parser.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=crop)
-    workers = f"with --crop, processes that read images (default: {WORKERS}; the weights do not depend on it)"
-    parser.add_argument("--workers", type=int, help=workers)
-    parser.add_argument("--model", type=json_value, help="""arguments of DCAE(...) as JSON: '{"shortcut": "direct"}'""")
+def add_command(commands, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text.split(".")[0], description=text)
+    parser.set_defaults(run=run)
+    return parser
 
 
-def run_train(options: argparse.Namespace) -> int:
-    def do() -> State:
-        with processes(options.device) as (parallel, _):
-            config = TrainConfig.preset(options.preset, **settings(options))
-            parallel.on_rank0(lambda: refuse_another(config, options.out))
-            splits = rank0_first(parallel, lambda: images_of(config, options.workers))
-            return train(config, options.out, splits, keep_pictures(options.out, splits.test))
-
-    def summary(state: State) -> str:
-        return ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
-
-    return status(do, options.out, summary)
-
-
-def add_train_codec(commands) -> None:
-    description = "Train the codec's model, from the recorded DCAE on. The same command after a kill or Ctrl-C resumes."
-    parser = commands.add_parser("train-codec", help="train the model of the codec", description=description)
-    parser.set_defaults(run=run_train_codec)
-    add_common(parser)
-    parser.add_argument("--dataset", default="cifar10", help='"sample", "cifar10" or a folder of images of one size')
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seed", type=int)
-
-
-def run_train_codec(options: argparse.Namespace) -> int:
-    def do() -> State:
-        with processes(options.device) as (parallel, _):
-            config = TrainConfig(**PRESET | settings(options))
-            parallel.on_rank0(lambda: refuse_another(config, options.out))
-            return train_codec(config, options.out)
-
-    def summary(state: State) -> str:
-        last = state.metrics
-        return ", ".join(f"{last[f'psnr_{q}']:.2f} dB at {last[f'bpp_{q}']:.3f} bpp" for q in SCORED)
-
-    return status(do, options.out, summary)
-
-
-def add_common(parser: argparse.ArgumentParser) -> None:
-    out = "folder for the model, history.json and, until the end, checkpoints"
-    parser.add_argument("--out", required=True, help=out)
-    parser.add_argument("--device", help="cuda, mps or cpu; default: the best available")
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of TrainConfig that the command names."""
-    names = [field.name for field in fields(TrainConfig)]
-    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    text = "folder for the model, history.json and, until the end, checkpoints"
+    parser.add_argument("--out", required=True, help=text)
+    for name in names:
+        parser.add_argument(f"--{name}", type=OPTIONS[name][0], help=OPTIONS[name][1])
 
 
 def json_value(text: str) -> Any:
@@ -119,11 +84,37 @@ def json_value(text: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
 
 
-def status(do: Callable[[], State], out: str, summary: Callable[[State], str]) -> int:
-    """Run a training and report it on rank 0; return the exit status."""
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of TrainConfig that the command names."""
+    names = [field.name for field in fields(TrainConfig)]
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+
+
+def run_train(options: argparse.Namespace) -> int:
+    def run(parallel: SingleProcess) -> State:
+        config = TrainConfig.preset(options.preset, **settings(options))
+        parallel.on_rank0(lambda: refuse_another(config, options.out))
+        splits = rank0_first(parallel, lambda: images_of(config, options.workers))
+        return train(config, options.out, splits, keep_pictures(options.out, splits.test))
+
+    return exit_status(run, options)
+
+
+def run_train_codec(options: argparse.Namespace) -> int:
+    def run(parallel: SingleProcess) -> State:
+        config = TrainConfig(**PRESET | dict(dataset="cifar10") | settings(options))
+        parallel.on_rank0(lambda: refuse_another(config, options.out))
+        return train_codec(config, options.out)
+
+    return exit_status(run, options)
+
+
+def exit_status(run: Callable[[SingleProcess], State], options: argparse.Namespace) -> int:
+    """Run a training, in this process or those of torchrun, and report it on rank 0; return the exit status."""
     rank0 = os.environ.get("RANK", "0") == "0"
     try:
-        state = do()
+        with processes(options.device) as (parallel, _):
+            state = run(parallel)
     except StoppedElsewhere:
         return 1
     except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
@@ -142,16 +133,8 @@ def status(do: Callable[[], State], out: str, summary: Callable[[State], str]) -
     if rank0 and state.stop:
         print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
     elif rank0:
-        print(f"{out}: {summary(state)}")
+        print(f"{options.out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()))
     return 130 if state.stop else 0
-
-
-def add_verify(commands) -> None:
-    text = "Evaluate trained weights on the test images of their record, and compare the metrics."
-    parser = commands.add_parser("verify", help="compare trained weights with their record", description=text)
-    parser.set_defaults(run=run_verify)
-    parser.add_argument("folder", nargs="?", type=Path, default=resource("recorded"), help="default: the recorded run")
-    parser.add_argument("--device", help="cuda, mps or cpu; default: the best available")
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -167,15 +150,13 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     """Evaluate the weights of a DCAE or a codec in a folder on their test images: {metric: (recorded, measured)}.
 
     Raises ValueError if the weights were saved with another history, if the test images are not those of the record,
-    or if a metric differs by more than 1e-4, of a codec 2e-3.
+    or if a metric differs by more than 1e-4, of a codec 2e-3: another processor rounds differently.
     """
     of_codec = b'"context"' in (folder / "config.json").read_bytes()
     model = (RateModel if of_codec else DCAE).from_pretrained(folder).to(best_device(device))
     record = read_record(folder)
     test = images_of(TrainConfig(record["config"]["dataset"], tuple(record["config"].get("crop", ())))).test
-    if of_codec:
-        return compare(record, test, model, estimate, CODEC_TOLERANCE)
-    return compare(record, test, model, evaluate, TOLERANCE)
+    return compare(record, test, model, estimate if of_codec else evaluate, 2e-3 if of_codec else 1e-4)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-WINDOW = 11                 # pixels, of SSIM
+WINDOW = 11  # pixels, of SSIM
 
 
 def l1(y: Tensor, x: Tensor) -> Tensor:
@@ -34,10 +34,15 @@ def ssim(y: Tensor, x: Tensor) -> Tensor:
     """
     _check(y, x)
     if min(x.shape[2:]) < WINDOW:
-        raise ValueError(f"SSIM looks through a window of {WINDOW}×{WINDOW} pixels, got images of {x.shape[2]}×{x.shape[3]}")
-    return cast(Tensor, structural_similarity_index_measure(
-        _unit(y), _unit(x), sigma=1.5, kernel_size=WINDOW, data_range=1.0, reduction="none"
-    ))
+        raise ValueError(
+            f"SSIM looks through a window of {WINDOW}×{WINDOW} pixels, got images of {x.shape[2]}×{x.shape[3]}"
+        )
+    return cast(
+        Tensor,
+        structural_similarity_index_measure(
+            _unit(y), _unit(x), sigma=1.5, kernel_size=WINDOW, data_range=1.0, reduction="none"
+        ),
+    )
 
 
 def bd_rate(curve: list[tuple[float, float]], reference: list[tuple[float, float]], low: float, high: float) -> float:
@@ -52,7 +57,9 @@ def bd_rate(curve: list[tuple[float, float]], reference: list[tuple[float, float
     for points in (curve, reference):
         bits, quality = np.array(sorted(points, key=lambda point: point[1])).T
         if quality[0] > low or quality[-1] < high:
-            raise ValueError(f"a curve from {quality[0]:.2f} to {quality[-1]:.2f} cannot be compared from {low} to {high}")
+            raise ValueError(
+                f"a curve from {quality[0]:.2f} to {quality[-1]:.2f} cannot be compared from {low} to {high}"
+            )
         logs.append(np.interp(at, quality, np.log(bits)))
     return 100 * float(np.exp(np.mean(logs[0] - logs[1])) - 1)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .model import DCAE
 
-TILE, OVERLAP = 32, 8                                       # bench/photos.py compares them with others
+TILE, OVERLAP = 32, 8  # bench/photos.py compares them with others
 
 
 @torch.no_grad()
@@ -44,12 +44,12 @@ def reconstruct(
     y = torch.zeros_like(padded)
     for row in range(rows):
         band = slice(row * step, row * step + tile)
-        tiles = padded[:, band].unfold(2, tile, step).permute(2, 0, 1, 3)       # [columns, 3, tile, tile]
+        tiles = padded[:, band].unfold(2, tile, step).permute(2, 0, 1, 3)  # [columns, 3, tile, tile]
         tiles = torch.cat([model(part.to(device)).to(x.device) for part in tiles.split(256)]).clamp(-1, 1)
         y[:, band] += F.fold((tiles * weight).flatten(1).T[None], (tile, Wp), tile, stride=step)[0]
         if after_row:
             after_row((row + 1) / rows)
-    return y[:, overlap:overlap + H, overlap:overlap + W]
+    return y[:, overlap : overlap + H, overlap : overlap + W]
 
 
 def cut(x: Tensor, side: int, mode: str, edge: int = 0) -> Tensor:
@@ -59,9 +59,9 @@ def cut(x: Tensor, side: int, mode: str, edge: int = 0) -> Tensor:
     """
     B, C, H, W = x.shape
     padding = (edge, -W % side + edge, edge, -H % side + edge)
-    if any(padding):                                        # in floats: padding knows no bytes
+    if any(padding):  # in floats: padding knows no bytes
         x = F.pad(x.float(), padding, mode=mode).to(x.dtype)
-    x = x.unfold(2, side + 2 * edge, side).unfold(3, side + 2 * edge, side)         # [B, C, rows, columns, side, side]
+    x = x.unfold(2, side + 2 * edge, side).unfold(3, side + 2 * edge, side)  # [B, C, rows, columns, side, side]
     return x.permute(0, 2, 3, 1, 4, 5).reshape(-1, C, side + 2 * edge, side + 2 * edge)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
 
 from . import metrics
 from .config import TrainConfig
@@ -17,13 +17,17 @@ from .model import DCAE, M
 from .runs.checkpoint import Checkpoint
 from .runs.interrupt import Interrupt
 from .runs.progress import NonFiniteLoss, Progress
-from .runs.record import Record, card, parameters, save_run
+from .runs.record import Record, save_run
 from .scale.parallel import processes, rank0_first
 from .scale.stream import WORKERS, stream_images
 
-__all__ = ["evaluate", "images_of", "keep_pictures", "run_task", "train"]
-
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
+EXAMPLE = """from dcae_lib import DCAE
+
+model = DCAE.from_pretrained("this folder")
+latent = model.encode(x)  # x: pixels in [-1, 1], [B, 3, H, W], sides multiples of model.factor"""
+NOTES = """Units: l1 on [-1, 1], l1_01 on [0, 1], psnr in dB; means over images.
+Trained on small squares: pass larger images through in tiles (`dcae_lib.tiles.reconstruct`)."""
 
 
 def train(
@@ -44,8 +48,8 @@ def train(
     weights, bit for bit; rank 0 alone writes, shows the bar and calls `after_epoch`.
 
     Raises NonFiniteLoss within 50 steps of a loss or gradient that is NaN or infinite; ValueError if `out` has
-    checkpoints of another training (a finished one is replaced), or for crops that are no multiple of the model's factor
-    or below 11 pixels, the window of SSIM; CheckpointError if a checkpoint cannot be written.
+    checkpoints of another training (a finished one is replaced), or for crops that are no multiple of the model's
+    factor or below 11 pixels, the window of SSIM; CheckpointError if a checkpoint cannot be written.
     """
 
     def build() -> DCAE:
@@ -59,7 +63,9 @@ def train(
         return F.l1_loss(model(x), x)
 
     def save(state: State[DCAE], splits: Splits, out: Path) -> None:
-        save_run(state, splits, out, model_card(state))
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
+        summary = f"Trained on {config.dataset} for {config.epochs} epochs by `dcae train`; test images: {metrics}"
+        save_run(state, splits, out, "A deep convolutional autoencoder (DCAE)", summary, EXAMPLE, NOTES)
 
     return run_task(Task("l1", build, l1, evaluate), save, config, out, splits, after_epoch, save_every)
 
@@ -99,14 +105,11 @@ def run_task(
 class Callback(Hook):
     """Call a function with the run after every epoch, on rank 0."""
 
-    def __init__(self, call: Callable[[State], None], parallel: SingleProcess):
+    def __init__(self, call: Callable[[State], object], parallel: SingleProcess):
         self.call, self.parallel = call, parallel
 
     def after_epoch(self, state: State) -> None:
-        def call() -> None:
-            self.call(state)  # its result stays here: on_rank0 would send it to the other processes
-
-        self.parallel.on_rank0(call)
+        self.parallel.on_rank0(lambda: self.call(state) and None)  # other ranks need no result
 
 
 def images_of(config: TrainConfig, workers: int | None = None) -> Splits:
@@ -125,28 +128,13 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
     """
     folder, originals = Path(out) / "epochs", test.images[:count]
 
-    def write(name: str, pictures: Tensor) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        row = torch.cat(list(pictures), dim=2).permute(1, 2, 0)  # [H, count·W, 3]
-        Image.fromarray(row.numpy()).save(folder / f"{name}.png")
-
     @torch.no_grad()
     def keep(state: State[DCAE]) -> None:
         epoch = len(state.history)
         if epoch in (*EPOCHS_SHOWN, state.config.epochs):
-            write("00", originals)
-            write(f"{epoch:02d}", to_uint8(state.model.eval()(to_model(originals).to(state.device))).cpu())
+            folder.mkdir(parents=True, exist_ok=True)
+            reconstructions = to_uint8(state.model.eval()(to_model(originals).to(state.device))).cpu()
+            for name, pictures in (("00", originals), (f"{epoch:02d}", reconstructions)):
+                to_pil_image(torch.cat(list(pictures), dim=2)).save(folder / f"{name}.png")
 
     return keep
-
-
-def model_card(state: State[DCAE]) -> str:
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
-    return card(
-        f"A deep convolutional autoencoder (DCAE), {parameters(state):,} parameters",
-        f"Trained on {state.config.dataset} for {state.config.epochs} epochs by `dcae train`; on its test images: "
-        f"{figures}\n(l1 on [-1, 1], l1_01 on [0, 1], psnr in dB; means over images).",
-        'from dcae_lib import DCAE\n\nmodel = DCAE.from_pretrained("this folder")  # pixels in [-1, 1], [B, 3, H, W], '
-        f"sides multiples of {state.model.factor}\nlatent = model.encode(x)",
-        "Trained on small squares: pass larger images through in tiles (`dcae_lib.tiles.reconstruct`).",
-    )

@@ -13,7 +13,7 @@ from ..files import resource
 from ..loop import State, Task
 from ..metrics import psnr
 from ..model import DCAE
-from ..runs.record import card, parameters, save_run
+from ..runs.record import save_run
 from ..training import run_task
 from .context import QUALITIES
 from .model import RateModel
@@ -99,5 +99,4 @@ Means over its test images, bits by the model's own probabilities; a file adds 8
 |---|---|---|
 {figures}"""
     start = hashlib.sha256((resource("recorded") / "model.safetensors").read_bytes()).hexdigest()
-    text = card(f"The model of the DCAE codec, {parameters(state):,} parameters", summary, EXAMPLE, NOTES)
-    save_run(state, splits, out, text, start=start)
+    save_run(state, splits, out, "The model of the DCAE codec", summary, EXAMPLE, NOTES, start=start)

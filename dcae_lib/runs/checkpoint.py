@@ -11,11 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ..config import TrainConfig
 from ..data import Splits
 from ..files import write_whole
 from ..loop import Hook, SingleProcess, State
@@ -37,7 +36,8 @@ class Checkpoint(Hook):
 
     def start(self, state: State) -> None:
         """Raises ValueError if the folder holds checkpoints of another training."""
-        self.identity = identity(state.config, self.splits)
+        data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in self.splits}
+        self.identity = dict(config=plain(asdict(state.config)), data=data)
         self.parallel.on_rank0(lambda: self.folder.mkdir(parents=True, exist_ok=True))
         self.parallel.on_rank0(lambda: set_damaged_aside(self.folder))
         if newest := checkpoints(self.folder)[:1]:
@@ -96,12 +96,9 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record:
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Return the tensors and the record of a checkpoint. Raises ValueError if this package did not write it."""
-    try:
-        with safe_open(path, "pt") as file:
-            return load(path.read_bytes()), json.loads(file.metadata()["record"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint of dcae_lib; delete it") from error
+    """Return the tensors and the record of a checkpoint."""
+    with safe_open(path, "pt") as file:
+        return load(path.read_bytes()), json.loads(file.metadata()["record"])
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -121,10 +118,9 @@ def set_damaged_aside(folder: Path) -> None:
 # ---- what a run consists of
 
 
-def identity(config: TrainConfig, splits: Splits) -> dict:
-    """Describe a training by its settings, the device apart, and its data, as JSON holds them."""
-    data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in splits}
-    return json.loads(json.dumps(dict(config=asdict(config) | {"device": None}, data=data), default=str))
+def plain(settings: dict) -> dict:
+    """Return settings as JSON holds them, the device apart, which is no part of a training's identity."""
+    return json.loads(json.dumps(settings | {"device": None}, default=str))
 
 
 def differences(before, now, name: str) -> Iterator[str]:

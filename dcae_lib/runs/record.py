@@ -15,7 +15,7 @@ from ..data import Splits
 from ..files import CLONE, PACKAGE, write_whole
 from ..loop import Hook, SingleProcess, State
 from ..model import pretrained_files
-from .checkpoint import differences
+from .checkpoint import differences, plain
 
 
 class Record(Hook):
@@ -72,32 +72,7 @@ def processor() -> str:
 
 # ---- a finished run
 
-
-def save_run(state: State, splits: Splits, out: Path, card: str, **more: str) -> None:
-    """Write the model, its card, and history.json: config, hashes of the data, sessions, and a dict per epoch."""
-    record = dict(
-        config=asdict(state.config),
-        **more,
-        parameters=parameters(state),
-        data={images.name: images.sha256 for images in splits},
-        sessions=state.sessions,
-        history=state.history,
-    )
-    history = (json.dumps(record, indent=1, default=str) + "\n").encode()
-    files = pretrained_files(state.model, history_sha256=hashlib.sha256(history).hexdigest())
-    files |= {"history.json": history, "README.md": card.encode("utf-8", "backslashreplace")}
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole({out / name: data for name, data in files.items()})
-
-
-def parameters(state: State) -> int:
-    """Count the parameters of the model."""
-    return sum(p.numel() for p in state.model.parameters())
-
-
-def card(title: str, summary: str, example: str, notes: str) -> str:
-    """Return a model card in Markdown: what the weights are and how good, an example in Python, and the files."""
-    return f"""# {title}
+CARD = """# {title}, {parameters:,} parameters
 
 {summary}
 
@@ -111,17 +86,32 @@ the model; `history.json` every epoch, the settings, the hashes of the data, ver
 """
 
 
+def save_run(
+    state: State, splits: Splits, out: Path, title: str, summary: str, example: str, notes: str, **more: str
+) -> None:
+    """Write the model, its card, and history.json: config, hashes of the data, sessions, and a dict per epoch."""
+    parameters = sum(p.numel() for p in state.model.parameters())
+    data = {images.name: images.sha256 for images in splits}
+    record = dict(config=asdict(state.config), **more, parameters=parameters, data=data)
+    record |= dict(sessions=state.sessions, history=state.history)
+    history = (json.dumps(record, indent=1, default=str) + "\n").encode()
+    files = pretrained_files(state.model, history_sha256=hashlib.sha256(history).hexdigest())
+    card = CARD.format(title=title, parameters=parameters, summary=summary, example=example, notes=notes)
+    files |= {"history.json": history, "README.md": card.encode("utf-8", "backslashreplace")}
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole({out / name: content for name, content in files.items()})
+
+
 def refuse_another(config: TrainConfig, out: str | Path) -> None:
     """Raise ValueError if a run with other settings was finished in `out`: a command does not replace it."""
     path = Path(out) / "history.json"
     if not path.exists():
         return
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))["config"]
-        before, now = (json.loads(json.dumps(asdict(TrainConfig()) | c)) for c in (recorded, asdict(config)))
+        before = asdict(TrainConfig()) | json.loads(path.read_text(encoding="utf-8"))["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the record of a training; write to another folder") from error
-    if changes := list(differences(before | {"device": None}, now | {"device": None}, "")):
+    if changes := list(differences(plain(before), plain(asdict(config)), "config")):
         raise ValueError(
             f"{out} holds a finished training with other settings ({'; '.join(changes)}). "
             "Write to another folder, or delete this one to start over"
