@@ -1,19 +1,41 @@
-"""A picture of any size through a network that was trained on small ones: overlapping tiles, blended."""
+"""Pictures of any size through a network that was trained on small ones: cut into tiles, joined or blended."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .model import DCAE
+if TYPE_CHECKING:
+    from .model import DCAE
 
 TILE, OVERLAP = 32, 8  # bench/photos.py compares them with others
 
 
+def cut(x: Tensor, side: int, mode: str, edge: int = 0) -> Tensor:
+    """Cut images, padded to whole tiles by a mode of F.pad: [B, C, H, W] → [B·rows·columns, C, side, side].
+
+    With an edge, each tile is larger by it on all sides, and shows that much of its neighbours.
+    """
+    B, C, H, W = x.shape
+    padding = (edge, -W % side + edge, edge, -H % side + edge)
+    if any(padding):
+        x = F.pad(x.float(), padding, mode=mode).to(x.dtype)  # in floats: F.pad refuses bytes
+    return _windows(x, side + 2 * edge, side)
+
+
+def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
+    """Undo `cut` without an edge, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
+    C, side = tiles.shape[1:3]
+    rows, columns = -(-H // side), -(-W // side)
+    x = tiles.view(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(B, C, rows * side, columns * side)[:, :, :H, :W]
+
+
 @torch.no_grad()
 def reconstruct(
-    model: DCAE,
+    model: "DCAE",
     x: Tensor,
     tile: int = TILE,
     overlap: int = OVERLAP,
@@ -21,11 +43,9 @@ def reconstruct(
 ) -> Tensor:
     """Encode and decode a picture of any size in tiles of the size that the model knows: [3, H, W] → [3, H, W].
 
-    Each tile stands alone, so the norms see what they saw in training. Neighbours share a seam `overlap` pixels wide
-    in which one fades into the other (without overlap they stand side by side); the picture's edges are repeated
-    outwards, as far as the tiles reach.
-    `after_row` is told the share that is done, in (0, 1]. Pixels in [-1, 1], on any device; the result is where x was.
-    The model must be in evaluation mode. ValueError for another shape, or a tile or overlap that does not fit.
+    Each tile stands alone, so the norms see what they saw in training. Neighbours fade into each other in a seam
+    `overlap` pixels wide; beyond its edges the picture is repeated. `after_row` is called with the fraction completed.
+    Pixels in [-1, 1], on any device. The model must be in evaluation mode. ValueError for sizes that do not fit.
     """
     if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
         raise ValueError(f"expected one picture [3, H, W], got shape {list(x.shape)}")
@@ -33,41 +53,23 @@ def reconstruct(
         raise ValueError(f"tile must be a multiple of {model.factor}, overlap 0 to {tile // 2}; got {tile}, {overlap}")
     H, W = x.shape[1:]
     step = tile - overlap
-    rows, columns = (-(-(side + overlap) // step) for side in (H, W))
-    Hp, Wp = rows * step + overlap, columns * step + overlap
-    padded = F.pad(x[None], (overlap, Wp - W - overlap, overlap, Hp - H - overlap), mode="replicate")[0]
+    right, below = (overlap + -(side + overlap) % step for side in (W, H))
+    padded = F.pad(x[None], (overlap, right, overlap, below), mode="replicate")
 
-    # Where two tiles overlap, their weights are a rising and a falling ramp, and sum to one.
     ramp = ((torch.arange(tile, device=x.device) + 0.5) / overlap).clamp(max=1)
-    weight = (ramp * ramp.flip(0))[:, None] * (ramp * ramp.flip(0))
+    weight = (ramp * ramp.flip(0))[:, None] * (ramp * ramp.flip(0))  # sums to one where tiles overlap
     device = next(model.parameters()).device
     y = torch.zeros_like(padded)
-    for row in range(rows):
-        band = slice(row * step, row * step + tile)
-        tiles = padded[:, band].unfold(2, tile, step).permute(2, 0, 1, 3)  # [columns, 3, tile, tile]
+    for top in range(0, padded.shape[2] - overlap, step):
+        band = slice(top, top + tile)
+        tiles = _windows(padded[:, :, band], tile, step)
         tiles = torch.cat([model(part.to(device)).to(x.device) for part in tiles.split(256)]).clamp(-1, 1)
-        y[:, band] += F.fold((tiles * weight).flatten(1).T[None], (tile, Wp), tile, stride=step)[0]
+        y[:, :, band] += F.fold((tiles * weight).flatten(1).T[None], (tile, padded.shape[3]), tile, stride=step)
         if after_row:
-            after_row((row + 1) / rows)
-    return y[:, overlap : overlap + H, overlap : overlap + W]
+            after_row((top + step) / (padded.shape[2] - overlap))
+    return y[0, :, overlap : overlap + H, overlap : overlap + W]
 
 
-def cut(x: Tensor, side: int, mode: str, edge: int = 0) -> Tensor:
-    """Tiles of images that are first padded to whole ones: [B, C, H, W] → [B·rows·columns, C, side, side].
-
-    With an edge, each tile is larger by it on all sides, and shows that much of its neighbours.
-    """
-    B, C, H, W = x.shape
-    padding = (edge, -W % side + edge, edge, -H % side + edge)
-    if any(padding):  # in floats: padding knows no bytes
-        x = F.pad(x.float(), padding, mode=mode).to(x.dtype)
-    x = x.unfold(2, side + 2 * edge, side).unfold(3, side + 2 * edge, side)  # [B, C, rows, columns, side, side]
-    return x.permute(0, 2, 3, 1, 4, 5).reshape(-1, C, side + 2 * edge, side + 2 * edge)
-
-
-def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
-    """Undo `cut`, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
-    C, side = tiles.shape[1:3]
-    rows, columns = -(-H // side), -(-W // side)
-    x = tiles.view(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(B, C, rows * side, columns * side)[:, :, :H, :W]
+def _windows(x: Tensor, size: int, step: int) -> Tensor:
+    """Squares of size² pixels, one every `step`: [B, C, H, W] → [B·rows·columns, C, size, size]."""
+    return x.unfold(2, size, step).unfold(3, size, step).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
