@@ -1,13 +1,8 @@
 """Notebook 06 and the explorers of the codec, open in JupyterLab in a browser, and run."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from lab import CODEC_CELLS, chromium, jupyterlab, run_in_lab
 
 

@@ -228,17 +228,17 @@ def from_key_to_pixels(opened: Opened, name: str, title: str | None, rounds: int
 def run_in_lab(browser: Browser, folder: Path, server: tuple[str, str], cells=(), dark: bool = False) -> Opened:
     """Open the notebook, more cells at its end, in JupyterLab and run all; return when every cell has its number."""
     address, token = server
-    theme = "JupyterLab Dark" if dark else "JupyterLab Light"
-    set_up(folder, "apputils-extension/themes", {"theme": theme})
+    theme = "Dark" if dark else "Light"
+    set_up(folder, "apputils-extension/themes", {"theme": f"JupyterLab {theme}"})
     content = nbformat.read(NOTEBOOK, 4)
     content.cells += map(nbformat.v4.new_code_cell, cells)
     for cell in content.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    nbformat.write(content, folder / "work" / NOTEBOOK.name)
+    nbformat.write(content, folder / "work" / f"{theme}.ipynb")  # two files: else they share a kernel
     opened = Opened(browser)
     page = opened.page
-    page.goto(f"{address}/lab/tree/{NOTEBOOK.name}?reset&token={token}", timeout=120_000)
+    page.goto(f"{address}/lab/tree/{theme}.ipynb?reset&token={token}", timeout=120_000)
     page.wait_for_function(CONNECTED, timeout=120_000)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
     page.wait_for_function(NUMBERED, timeout=300_000)

@@ -181,6 +181,7 @@ def test_labels_are_light_on_dark_pages(browser, server):
             "all => all.map(label => getComputedStyle(label).color)"
         )
         assert colours and all(min(map(int, re.findall(r"\d+", colour)[:3])) > 200 for colour in colours)
+    dark.page.close()
 
 
 def test_voila_shows_the_notebook_as_an_app(browser, tmp_path):
