@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Task(NamedTuple, Generic[M]):
-    """A training task: the name of its loss, and functions that build the model, compute the loss and score the model."""
+    """A training task: the name of its loss, and functions that build and score the model and compute the loss."""
 
     name: str
     build: Callable[[], M]

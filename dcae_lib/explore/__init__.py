@@ -1,6 +1,5 @@
 """Explorers of the latents and of the codec: each is one call in a notebook cell."""
 
-# ruff: noqa: F401
 from .codec import budget, curves
 from .explorers import LEVELS, brush, channels, classes, damage, directions, figure, interpolation, quantisation
 from .upload import upload
