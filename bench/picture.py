@@ -10,7 +10,7 @@ import torch
 from harness import RESULTS, here, save
 
 from dcae_lib import Codec, load_images, plots
-from dcae_lib.codec.compare import NAMES, constants, within
+from dcae_lib.codec.compare import NAMES, best, candidates, constants, counted
 from dcae_lib.course import measured
 
 OUT = RESULTS / "full" / "picture.png"
@@ -23,7 +23,8 @@ def main() -> None:
     plots.use_style()
     codec, images = Codec.from_pretrained(), load_images("sample").test.images[:COUNT]
     constant = constants(measured("codec", "recorded"))
-    files = [within(codec, image, BUDGET, headers=False, constant=constant) for image in images]
+    tables = [counted(candidates(codec, image), False, constant) for image in images]
+    files = [{name: best(of, BUDGET) for name, of in table.items()} for table in tables]
     psnr = {name: [row[name].psnr if row[name] else None for row in files] for name in NAMES}
     rows = {"original": images}
     rows |= {name: [row[name].image if row[name] else GREY for row in files] for name in NAMES}
