@@ -77,7 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """Return SOAP, or the class of that name in torch.optim; ValueError if there is none that the loop can drive."""
-    optimizer = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
+    optimizer: Any = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
     is_optimizer = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
     if not is_optimizer or name in ("LBFGS", "SparseAdam"):
         raise ValueError(

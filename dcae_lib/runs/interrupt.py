@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from typing import Any
 
 from ..loop import Hook, SingleProcess, State
 
@@ -14,7 +15,8 @@ class Interrupt(Hook):
     """
 
     def __init__(self, parallel: SingleProcess):
-        self.parallel, self.pressed, self.previous = parallel, False, None
+        self.parallel, self.pressed = parallel, False
+        self.previous: Any = None  # the handler from before, if this one takes its place
 
     def start(self, state: State) -> None:
         in_main_thread = threading.current_thread() is threading.main_thread()
