@@ -16,7 +16,7 @@ class Interrupt(Hook):
 
     def __init__(self, parallel: SingleProcess):
         self.parallel, self.pressed = parallel, False
-        self.previous: Any = None  # the handler from before
+        self.previous: Any = None  # the handler from before, if this one takes its place
 
     def start(self, state: State) -> None:
         in_main_thread = threading.current_thread() is threading.main_thread()
