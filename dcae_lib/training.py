@@ -96,7 +96,7 @@ def run_task(
         except FloatingPointError as error:
             advice = "lower the learning rate, warm up for longer, or look for broken images"
             raise NonFiniteLoss(f"{error}; {advice}") from error
-        if out and checkpoint and not state.stop:
+        if out and checkpoint and len(state.history) == config.epochs:
             parallel.on_rank0(lambda: save(state, splits, Path(out)))
             parallel.on_rank0(checkpoint.delete)
     return state

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -67,7 +66,10 @@ class Checkpoint(Hook):
         self.saved = time.monotonic()
 
     def delete(self) -> None:
-        shutil.rmtree(self.folder)
+        for path in checkpoints(self.folder):
+            path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
 
 # ---- files

@@ -36,7 +36,7 @@ def compare(
     if record["data"].get(test.name) != test.sha256:
         raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {record['data'].get(test.name)}")
     last = record["history"][-1]
-    scores = {name: (float(last[name]), value) for name, value in score(model, test).items()}
+    scores = {name: (float(last.get(name, "nan")), value) for name, value in score(model, test).items()}
     if any(not abs(recorded - measured) <= tolerance for recorded, measured in scores.values()):
         raise ValueError(f"the weights do not give the recorded metrics:\n{table(scores)}")
     return scores

@@ -61,7 +61,7 @@ class Processes(SingleProcess):
         state.replica = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
         # DDP reorders its gradients after the first backward pass, and their order decides how sums are rounded: take
         # that pass before the first step, so that a resumed run rounds like one that was never stopped.
-        blank = torch.zeros(1, 3, 64, 64, device=state.device)
+        blank = torch.zeros(1, 3, 256, 256, device=state.device)
         (state.task.loss(state.replica, blank) * 0).backward()
         state.optimizer.zero_grad()
         self.after_step(state)
