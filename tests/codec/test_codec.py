@@ -206,7 +206,7 @@ def test_files_of_another_model_are_refused(codec, images):
     while len(others) < 2:  # one whose hash begins with the same byte, and one whose does not
         model.log_gain.data[0, 0] += 0.001
         others.setdefault(identity(model)[0] == codec.identity[0], copy.deepcopy(model))
-    with pytest.raises(WrongModel, match="its model's hash begins with"):
+    with pytest.raises(WrongModel, match="written with a model whose hash begins with"):
         Codec(others[False]).decompress(data)
     with pytest.raises(CorruptStream, match="another model wrote them"):
         Codec(others[True]).decompress(data)

@@ -88,7 +88,7 @@ def test_unreadable_files_are_named_and_the_others_converted(folder, codec, pict
     out, err = capsys.readouterr()
     assert out.count("\n") == 2 and names(folder / "out") == ["cat.dcae", "ok.png"]
     messages = """text.png |cut.png |/ cannot be read|3 of 4 files failed|cut.dcae: the checksum does not|
-other.dcae: its model's hash|new.dcae: written by version 2|gone.dcae|Is a directory|5 of 6 files"""
+other.dcae: written with|new.dcae: written by version 2|gone.dcae|Is a directory|5 of 6 files"""
     assert all(text.strip() in line for text, line in zip(messages.split("|"), err.splitlines(), strict=True))
 
 
