@@ -58,7 +58,7 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
         raise UnknownVersion(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
     if data[1] != model[0]:
         raise WrongModel(
-            f"written with a model whose hash begins with {data[1]:02x}, not {model.hex()[:8]}…; load that model's codec"
+            f"written with a model whose hash begins with {data[1]:02x}, not {model.hex()[:8]}…; load its own codec"
         )
     body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
     if zlib.crc32(body, zlib.crc32(model)) != checksum:
