@@ -16,7 +16,6 @@ from ..data import MAX_PIXELS
 
 MAGIC = 0xD0  # upper half of the first byte
 VERSION = 1  # lower half
-MIN_BYTES = 8
 TILE = 32  # side of the squares in which an image is coded
 
 
@@ -51,16 +50,15 @@ def pack(header: Header, payload: bytes, model: bytes) -> bytes:
 
 def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
     """Return header and payload, checksum verified. Raises CorruptStream, WrongModel or UnknownVersion."""
-    if len(data) < MIN_BYTES:
-        raise CorruptStream(f"a compressed image has at least {MIN_BYTES} bytes, this has {len(data)}")
+    if len(data) < 8:
+        raise CorruptStream(f"a compressed image has at least 8 bytes, this has {len(data)}")
     if data[0] & 0xF0 != MAGIC:
         raise CorruptStream(f"not a compressed image: it begins with 0x{data[0]:02X}, not 0x{MAGIC | VERSION:X}")
     if data[0] & 0x0F != VERSION:
         raise UnknownVersion(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
     if data[1] != model[0]:
         raise WrongModel(
-            f"written with a model whose hash begins with {data[1]:02x}, this one's is {model.hex()[:8]}…; "
-            "load the codec that wrote it"
+            f"written with a model whose hash begins with {data[1]:02x}, not {model.hex()[:8]}…; load its own codec"
         )
     body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
     if zlib.crc32(body, zlib.crc32(model)) != checksum:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
@@ -19,10 +18,12 @@ from ..device import one_thread
 from ..tiles import cut, join
 from . import coder
 from .bitstream import TILE, Header, check_size, pack, unpack
+from .coder import Progress
 from .context import QUALITIES
 from .integer import MAX_LATENT, IntegerContext
 from .model import RateModel
 
+ImageLike = Tensor | np.ndarray | Image.Image
 BATCH = 256  # tiles that pass through the network together
 SEAMLESS = 30  # below this quality, decoding tiles with an edge of their neighbours costs fewer dB than seams do
 
@@ -56,11 +57,7 @@ class Codec:
         return cls(RateModel.from_pretrained(folder))
 
     def compress(
-        self,
-        images: Tensor | np.ndarray | Image.Image,
-        quality: int = 50,
-        background: str | None = None,
-        progress: Callable[[float], None] | None = None,
+        self, images: ImageLike, quality: int = 50, background: str | None = None, progress: Progress | None = None
     ) -> bytes:
         """Compress one image, or a batch of images of one size, to bytes.
 
@@ -83,14 +80,14 @@ class Codec:
         H, W = pixels.shape[2:]
         return [pack(Header(H, W, 0, int(quality)), payload, self.identity) for payload in payloads]
 
-    def decompress(self, data: bytes, progress: Callable[[float], None] | None = None) -> Tensor:
+    def decompress(self, data: bytes, progress: Progress | None = None) -> Tensor:
         """Return the image or batch in the bytes of `compress`: uint8 [3, H, W] or [B, 3, H, W].
 
         Raises CorruptStream, WrongModel or UnknownVersion, all of them ValueErrors, for other bytes.
         """
         return self.decompress_each([data], progress)[0]
 
-    def decompress_each(self, data: list[bytes], progress: Callable[[float], None] | None = None) -> list[Tensor]:
+    def decompress_each(self, data: list[bytes], progress: Progress | None = None) -> list[Tensor]:
         """Decompress several files, many at a time; sizes and qualities may differ."""
         files = [unpack(bytes(file), self.identity) for file in data]
         groups = defaultdict(list)  # files that are decoded together
@@ -103,26 +100,22 @@ class Codec:
             sizes = [len(mask) // sum(counts) * n for n in counts]
             with one_thread():  # the few tiles of a site are too little work to share
                 y = coder.decode([files[k][1] for k in members], mask, sizes, self.context(quality), progress)
-            pixels = self._pixels(join(y, sum(counts), *self._latent_size(H, W)), quality)[:, :, :H, :W]
-            for k, part in zip(members, pixels.split(counts)):
+            for k, part in zip(members, self._pixels(y, sum(counts), H, W, quality).split(counts)):
                 out[k] = (part if files[k][0].images else part[0]).contiguous()
         return [out[k] for k in range(len(data))]
 
-    def preview(self, images: Tensor | np.ndarray | Image.Image, quality: int = 50) -> Tensor:
+    def preview(self, images: ImageLike, quality: int = 50) -> Tensor:
         """Return what `decompress` will make of each image at this quality, without coding it: uint8 [B, 3, H, W]."""
         pixels, _ = as_pixels(images)
         y, _ = self._latents(pixels, quality)
-        H, W = pixels.shape[2:]
-        return self._pixels(join(y, len(pixels), *self._latent_size(H, W)), quality)[:, :, :H, :W].contiguous()
+        return self._pixels(y, len(pixels), pixels.shape[2], pixels.shape[3], quality).contiguous()
 
-    def costs(self, images: Tensor | np.ndarray | Image.Image, quality: int = 50) -> Tensor:
+    def costs(self, images: ImageLike, quality: int = 50) -> Tensor:
         """Return the cost in bits of each latent, by the tables that code it: [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
         pixels, _ = as_pixels(images)
         y, mask = self._latents(pixels, quality)
         costs = [coder.costs(*part, self.context(quality)) for part in zip(y.split(BATCH), mask.split(BATCH))]
         return join(torch.cat(costs), len(pixels), *self._latent_size(*pixels.shape[2:]))
-
-    # ---- between pixels and latents
 
     @torch.no_grad()
     def _latents(self, images: Tensor, quality: int, progress=None) -> tuple[Tensor, Tensor]:
@@ -141,19 +134,19 @@ class Codec:
         return y, self._mask(len(images), *images.shape[2:])
 
     @torch.no_grad()
-    def _pixels(self, y: Tensor, quality: int) -> Tensor:
-        """Rounded latents of whole images [B, C, h, w] → uint8 [B, 3, h·4, w·4].
+    def _pixels(self, y: Tensor, B: int, H: int, W: int, quality: int) -> Tensor:
+        """Rounded latents of all tiles [N, C, 8, 8] → uint8 [B, 3, H, W].
 
         Latents are repeated beyond the edges, as the encoder repeats pixels. At low qualities a tile is decoded with
         the nearest latents of its neighbours, so that no seam shows.
         """
         device = self.model.log_gain.device
         q = torch.tensor([float(quality)], device=device)
-        edge = int(quality < SEAMLESS and max(y.shape[2:]) > self.grid)
+        edge = int(quality < SEAMLESS and max(H, W) > TILE)
         inner = slice(edge * self.factor, edge * self.factor + TILE)
-        parts = cut(y, self.grid, "replicate", edge).split(BATCH)
+        parts = cut(join(y, B, *self._latent_size(H, W)), self.grid, "replicate", edge).split(BATCH)
         tiles = [to_uint8(self.model.synthesise(part.to(device), q)[:, :, inner, inner]).cpu() for part in parts]
-        return join(torch.cat(tiles), len(y), y.shape[2] * self.factor, y.shape[3] * self.factor)
+        return join(torch.cat(tiles), B, H, W)
 
     def _latent_size(self, H: int, W: int) -> tuple[int, int]:
         return -(-H // self.factor), -(-W // self.factor)
@@ -172,7 +165,7 @@ def identity(model: RateModel) -> bytes:
     return digest.digest()
 
 
-def as_pixels(images: Tensor | np.ndarray | Image.Image, background: str | None = None) -> tuple[Tensor, bool]:
+def as_pixels(images: ImageLike, background: str | None = None) -> tuple[Tensor, bool]:
     """Return uint8 [B, 3, H, W], and True for a batch. ValueError for anything that is not an image, or too large."""
     if isinstance(images, Image.Image):
         try:

@@ -1,6 +1,6 @@
 """The entropy coder: rounded latents to bytes and back, range coded with the context model's integers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import constriction
 import numpy as np
@@ -11,6 +11,7 @@ from .bitstream import CorruptStream
 from .context import COLUMNS, RADIUS, ROWS, STEPS, pad, windows
 from .integer import MAX_LATENT, IntegerContext
 
+Progress = Callable[[float], None]  # called with the fraction completed
 BATCH = 256  # tiles whose probabilities are computed together
 CHUNK = 2**15  # symbols coded per call, so that their tables take at most 17 MB
 CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
@@ -93,11 +94,7 @@ def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
 
 
 def decode(
-    streams: Sequence[bytes],
-    mask: Tensor,
-    sizes: list[int],
-    context: IntegerContext,
-    progress: Callable[[float], None] | None = None,
+    streams: list[bytes], mask: Tensor, sizes: list[int], context: IntegerContext, progress: Progress | None = None
 ) -> Tensor:
     """Undo `encode`: float32 [N, C, h, w], 0 outside the mask. CorruptStream if the bytes are not a valid payload."""
     words = (np.frombuffer(stream + bytes(-len(stream) % 4), ">u4").astype(np.uint32) for stream in streams)

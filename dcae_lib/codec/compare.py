@@ -23,9 +23,6 @@ COLORS = {"DCAE": BLUE, "AVIF": RED, "WebP": GREEN, "JPEG": ORANGE, "JPEG XL": P
 STYLES: dict[str, dict] = {"DCAE": dict(linewidth=3, zorder=3), "KLT": dict(linestyle="--")}
 
 
-# ---- the best picture within a budget of bytes
-
-
 class Encoded(NamedTuple):
     """A file and its picture. size: the bytes that count; image: uint8 [3, H, W]; psnr: in dB."""
 
@@ -70,12 +67,9 @@ def counted(
     Between two recorded qualities the smaller of their constants is subtracted, beyond the last one its own. A codec
     missing from `constant` is counted whole.
     """
-    names = [name for name in NAMES if name in files]
-    if headers:
-        return {name: files[name] for name in names}
     out = {}
-    for name in names:
-        known = constant.get(name, {})
+    for name in filter(files.get, NAMES):
+        known = {} if headers else constant.get(name, {})
         kind = STANDARD if name == "JPEG" and known else name
         out[name] = [file._replace(size=max(0, file.size - _shared(known, file.quality))) for file in files[kind]]
     return out
@@ -90,23 +84,6 @@ def _shared(known: dict[int, int], quality: int) -> int:
 def best(files: list[Encoded], budget: int) -> Encoded | None:
     """Return the file with the highest PSNR, not always the longest, that fits into a budget of bytes, or None."""
     return max((file for file in files if file.size <= budget), key=lambda file: (file.psnr, -file.size), default=None)
-
-
-def within(
-    codec: Codec, image: Tensor, budget: int, headers: bool = True, constant: dict[str, dict[int, int]] | None = None
-) -> dict[str, Encoded | None]:
-    """Return the best file of each codec for uint8 [3, H, W] within a budget of bytes; None where nothing fits.
-
-    headers=False leaves out the bytes that all files of a codec at one quality share: `constants(record)`, measured on
-    32×32 images. AVIF is missing if this Pillow cannot write it. ValueError for headers=False without constants.
-    """
-    if not headers and constant is None:
-        raise ValueError("headers=False needs the number of bytes that files share: constant=constants(record)")
-    files = counted(candidates(codec, image), headers, constant or {})
-    return {name: best(encoded, budget) for name, encoded in files.items()}
-
-
-# ---- curves
 
 
 def bd_rate(curve: list[tuple[float, float]], reference: list[tuple[float, float]], low: float, high: float) -> float:

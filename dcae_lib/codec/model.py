@@ -34,11 +34,7 @@ class RateModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "RateModel":
-        """Load the weights in a folder, by default the shipped ones, in evaluation mode, on the CPU.
-
-        Nothing is unpickled. Raises FileNotFoundError for a missing file and ValueError for one that does not fit
-        or is damaged.
-        """
+        """Load the weights in a folder, by default the shipped ones; see `Codec.from_pretrained`."""
         return load_pretrained(cls, resource("codec_weights") if folder is None else Path(folder))
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:

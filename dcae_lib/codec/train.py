@@ -48,7 +48,7 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def estimate(model: RateModel, images: ImageSet, batch_size: int | None = None) -> dict[str, float]:
+def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
     """Evaluate at six qualities: {"bpp_<q>": bits per pixel by the context model, "psnr_<q>": dB}, means over images.
 
     PSNR is that of pictures rounded to uint8.
@@ -58,7 +58,7 @@ def estimate(model: RateModel, images: ImageSet, batch_size: int | None = None) 
     scores: dict[str, float] = {}
     for q in SCORED:
         rows = []
-        for part in images.images.split(batch_size or eval_batch_size(images)):
+        for part in images.images.split(eval_batch_size(images)):
             x = to_model(part.to(device))
             y, cost = model(x, torch.full((len(x),), float(q), device=device))
             rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), psnr(to_model(to_uint8(y)), x)]))

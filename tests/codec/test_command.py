@@ -83,29 +83,25 @@ def test_unreadable_files_are_named_and_the_others_converted(folder, codec, pict
     files = {"text.png": b"text", "cut.png": png[:900], "cut.dcae": data[:-3], "new.dcae": b"\xd2" + data[1:]}
     for name, content in (files | {"other.dcae": data[:1] + bytes([data[1] ^ 1]) + data[2:], "ok.dcae": data}).items():
         (folder / name).write_bytes(content)
-    with open(folder / "huge.dcae", "wb") as file:
-        file.truncate(10**9)  # sparse
-    assert run("compress text.png cut.png cat.png --out out") == 1
-    assert run("decompress cut.dcae other.dcae new.dcae gone.dcae huge.dcae ok.dcae --out out") == 1
+    assert run("compress text.png cut.png / cat.png --out out") == 1
+    assert run("decompress cut.dcae other.dcae new.dcae gone.dcae . ok.dcae --out out") == 1
     out, err = capsys.readouterr()
     assert out.count("\n") == 2 and names(folder / "out") == ["cat.dcae", "ok.png"]
-    messages = """text.png |cut.png |2 of 3 files failed|cut.dcae: the checksum does not|
-other.dcae: written with|new.dcae: written by version 2|gone.dcae|huge.dcae has 1,000,000,000 bytes|5 of 6 files"""
+    messages = """text.png |cut.png |/ cannot be read|3 of 4 files failed|cut.dcae: the checksum does not|
+other.dcae: written with|new.dcae: written by version 2|gone.dcae|Is a directory|5 of 6 files"""
     assert all(text.strip() in line for text, line in zip(messages.split("|"), err.splitlines(), strict=True))
 
 
 @pytest.mark.parametrize(
     "command, message",
     [
-        ("compress cat.png --out out --quality 101", "--quality: must be a whole number from 0 to 100, got 101"),
-        ("compress cat.png --out out --quality -1", "--quality: must be a whole number from 0 to 100, got -1"),
-        ("compress cat.png --out out --quality good", "--quality: must be a whole number from 0 to 100, got good"),
-        ("compress cat.png --out out --background rouge", "--background: unknown color specifier: 'rouge'"),
-        ("compress cat.png --out out --background #ffffff80", "#ffffff80 is itself transparent"),
+        ("compress cat.png --out out --quality 101", "--quality: invalid quality value: '101'"),
+        ("compress cat.png --out out --quality -1", "--quality: invalid quality value: '-1'"),
+        ("compress cat.png --out out --quality good", "--quality: invalid quality value: 'good'"),
+        ("compress cat.png --out out --background rouge", "--background: invalid colour value: 'rouge'"),
         ("compress cat.png", "required: --out"),
         ("compress --out out", "required: files"),
         ("decompress cat.dcae --out out --quality 5", "unrecognized arguments: --quality 5"),
-        ("compress / --out out", "/ is a folder; name the files in it"),
         ("compress cat.png deep/cat.png --out out", "2 of the files would become out/cat.dcae"),
         ("compress cat.png cat.jpg frog.png --out out", "2 of the files would become out/cat.dcae"),
         ("decompress a/x.dcae b/x.dcae --out out", "2 of the files would become out/x.png"),

@@ -88,16 +88,14 @@ def test_codecs_without_a_record_count_whole(files, record):
     assert compare.counted(files, False, {}) == compare.counted(files, True, {})
 
 
-def test_within_returns_a_file_per_codec_or_none(codec, images, monkeypatch):
-    with pytest.raises(ValueError, match="constant=constants"):
-        compare.within(codec, images[4], 200, headers=False)
-    assert set(compare.within(codec, images[4], 7).values()) == {None}
-    bare = compare.within(codec, images[4], 200, headers=False, constant=CONSTANT)
+def test_best_files_fit_and_codecs_that_are_missing_are_left_out(codec, images, monkeypatch):
+    files = compare.candidates(codec, images[4])
+    assert {compare.best(encoded, 7) for encoded in compare.counted(files, True, CONSTANT).values()} == {None}
+    bare = {name: compare.best(encoded, 200) for name, encoded in compare.counted(files, False, CONSTANT).items()}
     assert list(bare) == [name for name in compare.NAMES if name != "AVIF" or AVIF]
     assert all(160 < file.size <= 200 for file in bare.values())
-    assert torch.equal(codec.decompress(bare["DCAE"].data), bare["DCAE"].image)
     monkeypatch.setattr(features, "check", lambda name: False)
-    assert list(compare.within(codec, images[4], 400)) == ["DCAE", "WebP", "JPEG"]
+    assert list(compare.counted(compare.candidates(codec, images[4]), True, {})) == ["DCAE", "WebP", "JPEG"]
 
 
 # ---- curves

@@ -48,10 +48,11 @@ def test_loss_weighs_bits_and_mse_by_quality(monkeypatch):
 
 
 @torch.no_grad()
-def test_estimate_averages_over_images_of_bytes():
+def test_estimate_averages_over_images_of_bytes(monkeypatch):
     torch.manual_seed(0)
     model, images = RateModel(dict(hidden=8)).train(), few(1, tests=7).test
-    scores = estimate(model, images, batch_size=3)
+    monkeypatch.setattr(module, "eval_batch_size", lambda images: 3)
+    scores = estimate(model, images)
     assert model.training and set(scores) == SCORES
     model.eval()
     for q in SCORED:
