@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,3 +81,16 @@ def save(out: Path, record: dict) -> None:
 def photo(name: str) -> Tensor:
     """Read a photograph of the course: uint8 [3, H, W]."""
     return read_picture(resource("photos") / f"{name}.webp")
+
+
+def constant_bytes(files: list[bytes]) -> int:
+    """Count the bytes that all files have in common, at the same distance from their start or from their end.
+
+    A collection of such files would have to store them only once.
+    """
+    n = min(map(len, files))
+    aligned = [file[:n] for file in files], [file[len(file) - n :] for file in files]
+    arrays = (np.frombuffer(b"".join(part), np.uint8).reshape(-1, n) for part in aligned)
+    front, back = ((array == array[0]).all(0) for array in arrays)
+    # Bytes before k are compared from the start, the others from the end, so that none counts twice.
+    return max(int(front[:k].sum() + back[k:].sum()) for k in range(n + 1))

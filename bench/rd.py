@@ -15,12 +15,12 @@ import imagecodecs
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from harness import RESULTS, here, one_thread, save
+from harness import RESULTS, constant_bytes, here, one_thread, save
 from PIL import features
 from torch import Tensor
 
 from dcae_lib import Codec, load_images, to_model
-from dcae_lib.codec.baselines import SETTINGS, constant_bytes, decode, encode
+from dcae_lib.codec.baselines import SETTINGS, decode, encode
 from dcae_lib.codec.compare import bd_rate, draw_curves
 from dcae_lib.metrics import psnr, ssim
 from dcae_lib.plots import WIDTH, use_style

@@ -2,7 +2,6 @@
 
 import io
 
-import numpy as np
 from PIL import features
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -34,16 +33,3 @@ def encode(name: str, image: Tensor, quality: int, **changes) -> bytes:
 def decode(data: bytes) -> Tensor:
     """Decode a file to uint8 [3, H, W]."""
     return read_picture(io.BytesIO(data))
-
-
-def constant_bytes(files: list[bytes]) -> int:
-    """Count the bytes that all files have in common, at the same distance from their start or from their end.
-
-    A collection of such files would have to store them only once.
-    """
-    n = min(map(len, files))
-    aligned = [file[:n] for file in files], [file[len(file) - n :] for file in files]
-    arrays = (np.frombuffer(b"".join(part), np.uint8).reshape(-1, n) for part in aligned)
-    front, back = ((array == array[0]).all(0) for array in arrays)
-    # Bytes before k are compared from the start, the others from the end, so that none counts twice.
-    return max(int(front[:k].sum() + back[k:].sum()) for k in range(n + 1))

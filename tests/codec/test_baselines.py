@@ -7,7 +7,7 @@ import torch
 from PIL import Image, features
 
 from dcae_lib import to_model
-from dcae_lib.codec.baselines import SETTINGS, constant_bytes, decode, encode
+from dcae_lib.codec.baselines import SETTINGS, decode, encode
 from dcae_lib.metrics import psnr
 
 
@@ -28,17 +28,3 @@ def test_unknown_codecs_and_missing_avif_are_refused(images, monkeypatch):
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(ValueError, match="this Pillow cannot write AVIF"):
         encode("AVIF", images[0], 50)
-
-
-@pytest.mark.parametrize(
-    "files, count",
-    [
-        ([b"abcd", b"abcd"], 4),
-        ([b"ab12yz", b"ab3456yz"], 4),  # aligned at the start, and at the end
-        ([b"abab", b"ababab"], 4),  # no byte counts twice
-        ([b"abc", b"xyz"], 0),
-        ([b"a1c2e", b"a3c4e"], 3),
-    ],
-)
-def test_constant_bytes_are_aligned_at_start_or_end(files, count):
-    assert constant_bytes(files) == count

@@ -159,3 +159,17 @@ def test_recorded_processes_and_streams_scale():
     rows = {(row["kind"], row["count"]): row["mebibytes"] for row in measured("stream")["rows"] if row["workers"] == 1}
     for kind in ("files", "shards"):
         assert rows[kind, 100_000] < rows[kind, 10_000] + 30
+
+
+@pytest.mark.parametrize(
+    "files, count",
+    [
+        ([b"abcd", b"abcd"], 4),
+        ([b"ab12yz", b"ab3456yz"], 4),  # aligned at the start, and at the end
+        ([b"abab", b"ababab"], 4),  # no byte counts twice
+        ([b"abc", b"xyz"], 0),
+        ([b"a1c2e", b"a3c4e"], 3),
+    ],
+)
+def test_constant_bytes_are_aligned_at_start_or_end(files, count):
+    assert harness.constant_bytes(files) == count
