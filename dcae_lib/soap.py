@@ -89,7 +89,7 @@ class SOAP(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over a `state_dict()` in its own precision. ValueError, and no change, if it is not of such weights."""
         for group in state_dict["param_groups"]:
-            if not self.defaults.keys() <= group.keys():
+            if not {"shampoo_beta", "precondition_frequency", "max_precondition_dim"} <= group.keys():
                 raise ValueError("this is not the state of a SOAP; make the optimizer that it belongs to")
             check(group)
         weights = [p for group in self.param_groups for p in group["params"]]
