@@ -31,10 +31,11 @@ class Record(Hook):
 def provenance(device: torch.device) -> dict:
     """Return the code's revision, the versions of the packages that compute, and the hardware."""
     packages = ("torch", "torchvision", "torchmetrics", "numpy", "safetensors")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return dict(
         revision=revision(),
         versions=dict(python=platform.python_version(), **{name: version(name) for name in packages}),
-        hardware=hardware(device),
+        hardware=f"{name}, {platform.system()}",
         threads=torch.get_num_threads(),
     )
 
@@ -53,12 +54,6 @@ def revision() -> str:
 def _git(*arguments: str) -> str:
     run = subprocess.run(["git", "-C", str(CLONE), *arguments], capture_output=True, text=True, check=True)
     return run.stdout.strip()
-
-
-def hardware(device: torch.device) -> str:
-    """Return the name of the GPU or processor that computes, and the operating system."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return f"{name}, {platform.system()}"
 
 
 def processor() -> str:

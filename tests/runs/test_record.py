@@ -14,7 +14,7 @@ import torch
 
 from dcae_lib import DCAE, TrainConfig, load_images
 from dcae_lib.runs import record
-from dcae_lib.runs.record import hardware, processor, provenance, refuse_another, revision
+from dcae_lib.runs.record import processor, provenance, refuse_another, revision
 
 
 def git(folder, *arguments):
@@ -75,7 +75,7 @@ def test_provenance_names_revision_versions_hardware_and_threads():
     assert seen["versions"].pop("python") == platform.python_version()
     packages = ("torch", "torchvision", "torchmetrics", "numpy", "safetensors")
     assert seen["versions"] == {name: version(name) for name in packages}
-    assert seen["hardware"] == hardware(torch.device("cpu")) == f"{processor()}, {platform.system()}"
+    assert seen["hardware"] == f"{processor()}, {platform.system()}"
 
 
 @pytest.mark.parametrize("line, name", [("model name\t: A Chip: X", "A Chip: X"), ("Features\t: none", "aarch64")])

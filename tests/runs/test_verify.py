@@ -65,10 +65,3 @@ def test_record_of_other_weights_is_refused(run):
     (run / "model.safetensors").write_bytes(pretrained_files(DCAE.from_pretrained(run))["model.safetensors"])
     with pytest.raises(ValueError, match=message):  # these name no history
         read_record(run)
-
-
-@pytest.mark.parametrize("missing", ["config", "data", "history"])
-def test_record_in_which_something_is_missing_is_refused(missing, run):
-    rewrite(run, lambda record: record.pop(missing))
-    with pytest.raises(ValueError, match=r"history\.json is not the record of a training: "):
-        read_record(run)
