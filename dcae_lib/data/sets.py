@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -44,24 +44,10 @@ class ImageSet:
         return batches(self.images, batch_size, generator, skip, shard)
 
 
-class Images(Protocol):
-    """Training images: in memory, as an `ImageSet`, or read while the network trains, as an `ImageStream`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    def __len__(self) -> int: ...
-    def to(self, device: torch.device, /) -> "Images": ...
-    def batches(
-        self, batch_size: int, generator: Generator, skip: int = 0, shard: Shard | None = None
-    ) -> Iterator[Tensor]: ...
-
-
 class Splits(NamedTuple):
     """The images to train on and those to test on."""
 
-    train: Images
+    train: Any  # an ImageSet, or an ImageStream that reads images while the network trains
     test: ImageSet
 
 

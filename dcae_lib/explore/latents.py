@@ -96,11 +96,9 @@ def effects(model: DCAE, z: Tensor) -> tuple[Tensor, Tensor]:
 def principal_components(z: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean [C, h, w], the n directions of most variance [n, C, h, w], of length one, and their std [n].
 
-    z: [N, C, h, w], N at least 2, else ValueError; directions beyond N - 1 have no variance. The largest entry of each
-    direction is positive. Computed in float64; Pearson 1901.
+    z: [N, C, h, w]; directions beyond N - 1 have no variance. The largest entry of each direction is positive.
+    Computed in float64; Pearson 1901.
     """
-    if len(z) < 2:
-        raise ValueError("principal components need at least two latents")
     shape = z.shape[1:]
     flat = z.flatten(1).double()
     values, vectors = torch.linalg.eigh(torch.cov(flat.T))
@@ -146,10 +144,8 @@ def linear_probe(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor)
 def levels_of(z: Tensor, levels: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Round each channel to `levels` equally spaced values from low to high: [N, C, h, w], [C] twice.
 
-    Returns the rounded latents and the level of each number, int64, both [N, C, h, w]. ValueError for fewer than 2.
+    Returns the rounded latents and the level of each number, int64, both [N, C, h, w]; levels: at least 2.
     """
-    if levels < 2:
-        raise ValueError(f"levels must be 2 or more, got {levels}")
     low, high = low[:, None, None], high[:, None, None]
     step = ((high - low) / (levels - 1)).clamp(min=1e-12)
     index = ((z - low) / step).round().clamp(0, levels - 1)

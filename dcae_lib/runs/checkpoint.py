@@ -135,15 +135,13 @@ def differences(before, now, name: str) -> Iterator[str]:
 
 
 def pack(state: State, order: Tensor) -> dict[str, Tensor]:
-    """Gather weights, optimizer state and the states of all random number generators in one flat dict."""
+    """Gather weights, optimizer state and the states of the random number generators in one flat dict."""
     tensors = {f"model/{name}": value for name, value in state.model.state_dict().items()}
     for i, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{i}/{name}": torch.as_tensor(x) for name, x in values.items() if x is not None}
     tensors |= {"order": order, "random/cpu": torch.get_rng_state()}
     if state.device.type == "cuda":
         tensors["random/cuda"] = torch.cuda.get_rng_state(state.device)
-    elif state.device.type == "mps":
-        tensors["random/mps"] = torch.mps.get_rng_state()
     return tensors
 
 
@@ -159,8 +157,6 @@ def restore(state: State, tensors: dict[str, Tensor], record: dict) -> None:
     torch.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and state.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random/cuda"], state.device)
-    elif "random/mps" in tensors and state.device.type == "mps":
-        torch.mps.set_rng_state(tensors["random/mps"])
     state.history, state.sessions, state.seconds = record["history"], record["sessions"], record["seconds"]
     state.losses = list(torch.tensor(record["losses"], device=state.device).unbind())
     state.step = len(state.history) * state.steps_per_epoch + len(state.losses)

@@ -144,7 +144,6 @@ class ImageStream:
         self.name = f"{files.name} train"
         self.sha256 = hashlib.sha256(f"{files.sha256} {crops}".encode()).hexdigest()
         self.device = torch.device(device)
-        self.idle: list[tuple[DataLoader, list]] = []  # with workers that have read an epoch and wait for the next
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -163,12 +162,14 @@ class ImageStream:
         order = self._order(generator).split(batch_size)
         sides = torch.randint(len(self.crops), (len(order),), generator=generator).tolist()
         seed = int(torch.randint(2**62, (), generator=generator))
-        loader, plan = self.idle.pop() if self.idle else self._loader()  # one for each of two simultaneous epochs
         # Arrays to the workers and back: tensors would go through shared memory, of which a container has little.
         batches = [(shard(indices) if shard else indices).numpy() for indices in order[skip:]]
-        plan[:] = [(indices, self.crops[side], seed) for indices, side in zip(batches, sides[skip:])]
+        plan = [(indices, self.crops[side], seed) for indices, side in zip(batches, sides[skip:])]
+        options: dict = dict(num_workers=self.workers, generator=Generator())  # torch's own generator is the model's
+        if self.workers:
+            options["multiprocessing_context"] = start_method()
         with _no_interrupts():
-            read = iter(loader)
+            read = iter(DataLoader(Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, **options))
         pinned = self.device.type == "cuda"  # copied while the GPU computes
         for pictures, broken in read:
             if pictures is None:
@@ -177,7 +178,6 @@ class ImageStream:
                 warnings.warn(f"{message}; the next one is taken in its place", stacklevel=2)
             x = torch.from_numpy(pictures)
             yield to_model((x.pin_memory() if pinned else x).to(self.device, non_blocking=pinned))
-        self.idle = [(loader, plan)]
 
     def _order(self, generator: Generator) -> Tensor:
         """Draw a permutation of the images, in which those of a few shards at a time are mixed."""
@@ -186,14 +186,6 @@ class ImageStream:
         group = torch.randperm(count, generator=generator) // mixed
         place = torch.rand(len(self), generator=generator, dtype=torch.float64)
         return torch.argsort(group[torch.from_numpy(self.files.images[0])[self.chosen]] + place)
-
-    def _loader(self) -> tuple[DataLoader, list]:
-        """Make a loader that outlives an epoch, as workers start slowly, and the list of the batches that it reads."""
-        plan: list[tuple[np.ndarray, int, int]] = []
-        options: dict = dict(num_workers=self.workers, generator=Generator())  # torch's own generator is the model's
-        if self.workers:
-            options |= dict(persistent_workers=True, multiprocessing_context=start_method())
-        return DataLoader(Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, **options), plan
 
 
 class Crops(Dataset):
