@@ -24,7 +24,7 @@ from .model import DCAE
 from .runs.progress import NonFiniteLoss
 from .runs.record import refuse_another
 from .runs.verify import compare, read_record, table
-from .scale.parallel import SingleProcess, StoppedElsewhere, processes, rank0_first
+from .scale.parallel import StoppedElsewhere, processes, rank0_first
 from .training import images_of, keep_pictures, train
 
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -38,50 +38,46 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "warmup": (float, "fraction of all steps in which the learning rate rises"),
     "seed": (int, "seed of the weights, the order of the images and dropout"),
 }
+RANK0 = os.environ.get("RANK", "0") == "0"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return 0 if all was done, 1 if something could not be done, 2 for bad usage, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="dcae", description="A deep convolutional autoencoder, and its codec.")
     commands = parser.add_subparsers(dest="command", required=True)
-    trains = add_command(commands, "train", "Train a DCAE. The same command after a kill or Ctrl-C resumes.", run_train)
-    add_options(trains, *OPTIONS)
+    resumes = "The same command after a kill or Ctrl-C resumes."
+    trains = add_command(commands, "train", f"Train a DCAE. {resumes}", run_train, *OPTIONS)
     trains.add_argument("--preset", default="tuned", choices=PRESETS, help="starting point (default: %(default)s)")
     crop = "train on random squares of these sides, in pixels, from a folder or tar shards read while training"
     trains.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=crop)
     trains.add_argument("--workers", type=int, help="with --crop, processes that read; the weights do not depend on it")
-    trains.add_argument("--model", type=json_value, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
-    text = "Train the model of the codec, from the recorded DCAE on. The same command after a kill or Ctrl-C resumes."
-    add_options(add_command(commands, "train-codec", text, run_train_codec), "dataset", "epochs", "seed", "device")
+    trains.add_argument("--model", type=JSON, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
+    text = f"Train the model of the codec, from the recorded DCAE on. {resumes}"
+    add_command(commands, "train-codec", text, run_train_codec, "dataset", "epochs", "seed", "device")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
-    verifies = add_command(commands, "verify", text, run_verify)
+    verifies = commands.add_parser("verify", help=text, description=text)
+    verifies.set_defaults(run=run_verify)
     verifies.add_argument(
         "folder", nargs="?", type=Path, default=resource("recorded"), help="default: the recorded run"
     )
     verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)
     options = parser.parse_args(arguments)
-    return options.run(options)
+    return guarded(lambda: options.run(options))
 
 
-def add_command(commands, name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+def add_command(commands, name: str, text: str, run: Callable, *names: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text.split(".")[0], description=text)
     parser.set_defaults(run=run)
+    help_out = "folder for the model, history.json and, until the end, checkpoints"
+    parser.add_argument("--out", required=True, help=help_out)
+    for option in names:
+        parser.add_argument(f"--{option}", type=OPTIONS[option][0], help=OPTIONS[option][1])
     return parser
 
 
-def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    text = "folder for the model, history.json and, until the end, checkpoints"
-    parser.add_argument("--out", required=True, help=text)
-    for name in names:
-        parser.add_argument(f"--{name}", type=OPTIONS[name][0], help=OPTIONS[name][1])
-
-
-def json_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
+def JSON(text: str) -> Any:  # argparse names it: "invalid JSON value"
+    return json.loads(text)
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -91,35 +87,38 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    def run(parallel: SingleProcess) -> State:
+    with processes(options.device) as (parallel, _):
         config = TrainConfig.preset(options.preset, **settings(options))
         parallel.on_rank0(lambda: refuse_another(config, options.out))
         splits = rank0_first(parallel, lambda: images_of(config, options.workers))
-        return train(config, options.out, splits, keep_pictures(options.out, splits.test))
-
-    return exit_status(run, options)
+        return report(train(config, options.out, splits, keep_pictures(options.out, splits.test)), options.out)
 
 
 def run_train_codec(options: argparse.Namespace) -> int:
-    def run(parallel: SingleProcess) -> State:
+    with processes(options.device) as (parallel, _):
         config = TrainConfig(**PRESET | dict(dataset="cifar10") | settings(options))
         parallel.on_rank0(lambda: refuse_another(config, options.out))
-        return train_codec(config, options.out)
-
-    return exit_status(run, options)
+        return report(train_codec(config, options.out), options.out)
 
 
-def exit_status(run: Callable[[SingleProcess], State], options: argparse.Namespace) -> int:
-    """Run a training, in this process or those of torchrun, and report it on rank 0; return the exit status."""
-    rank0 = os.environ.get("RANK", "0") == "0"
+def report(state: State, out: str) -> int:
+    """Say on rank 0 how a training ended; return the exit status."""
+    if RANK0 and state.stop:
+        print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
+    elif RANK0:
+        print(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()))
+    return 130 if state.stop else 0
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run a command and return its exit status; say what went wrong without a traceback, and once under torchrun."""
     try:
-        with processes(options.device) as (parallel, _):
-            state = run(parallel)
+        return run()
     except StoppedElsewhere:
         return 1
-    except (DataError, NonFiniteLoss, OSError, TypeError, ValueError) as error:
+    except (DataError, NonFiniteLoss, OSError, SafetensorError, TypeError, ValueError) as error:
         met_by_all = isinstance(error, (NonFiniteLoss, TypeError, ValueError))
-        if rank0 or not (met_by_all and dist.is_initialized()):
+        if RANK0 or not (met_by_all and dist.is_initialized()):
             print(error, file=sys.stderr)
         return 1
     except RuntimeError as error:
@@ -130,19 +129,10 @@ def exit_status(run: Callable[[SingleProcess], State], options: argparse.Namespa
     except KeyboardInterrupt:  # the second one, or before or after the training
         print("interrupted; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)
         return 130
-    if rank0 and state.stop:
-        print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
-    elif rank0:
-        print(f"{options.out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()))
-    return 130 if state.stop else 0
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    try:
-        print(table(verify(options.folder, options.device)))
-    except (DataError, OSError, SafetensorError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    print(table(verify(options.folder, options.device)))
     return 0
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import read_picture
@@ -28,13 +27,7 @@ class Lesson(NamedTuple):
 
     def record(self, **numbers: float) -> None:
         """Write measured numbers to `<out>/<name>.json`, where `make results` and the tests read it."""
-        self.out.mkdir(parents=True, exist_ok=True)
         (self.out / f"{self.name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
-
-    def save_figure(self, figure: Figure, name: str) -> None:
-        """Write a figure to `<out>/<name>.png`."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.out / f"{name}.png")
 
 
 def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
@@ -49,6 +42,7 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
     torch.manual_seed(0)
     use_style()
     folder = Path(out) if out else (CLONE or Path.cwd()) / "results" / profile
+    folder.mkdir(parents=True, exist_ok=True)
     return Lesson(name, profile, PROFILES[profile], folder)
 
 

@@ -94,15 +94,13 @@ class SingleProcess(Hook):
 
 
 def fit(
-    task: Task[M],
-    config: TrainConfig,
-    splits: Splits,
-    hooks: Sequence[Hook] = (),
-    parallel: SingleProcess = SingleProcess(),  # noqa: B008  (it has no state)
-    device: torch.device | None = None,
+    task: Task[M], config: TrainConfig, splits: Splits, hooks: Sequence[Hook] = (), parallel=None, device=None
 ) -> State[M]:
-    """Train on splits.train and score on splits.test after every epoch, until done or until a hook sets state.stop."""
-    device = device or best_device(config.device)
+    """Train on splits.train and score on splits.test after every epoch, until done or until a hook sets state.stop.
+
+    parallel: a SingleProcess, the default, or scale.parallel.Processes; device: by default config.device, or the best.
+    """
+    parallel, device = parallel or SingleProcess(), device or best_device(config.device)
     images, test = splits.train.to(device), splits.test.to(device)
     torch.manual_seed(config.seed)
     model = task.build().to(device)

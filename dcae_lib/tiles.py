@@ -10,6 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .model import DCAE
 
+AfterRow = Callable[[float], None] | None
 TILE, OVERLAP = 32, 8  # bench/photos.py compares them with others
 
 
@@ -35,11 +36,7 @@ def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(
-    model: "DCAE",
-    x: Tensor,
-    tile: int = TILE,
-    overlap: int = OVERLAP,
-    after_row: Callable[[float], None] | None = None,
+    model: "DCAE", x: Tensor, tile: int = TILE, overlap: int = OVERLAP, after_row: AfterRow = None
 ) -> Tensor:
     """Encode and decode a picture of any size in tiles of the size that the model knows: [3, H, W] → [3, H, W].
 

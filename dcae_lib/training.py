@@ -21,6 +21,9 @@ from .runs.record import Record, save_run
 from .scale.parallel import processes, rank0_first
 from .scale.stream import WORKERS, stream_images
 
+Out = str | Path | None
+Call = Callable[[State], object] | None
+Save = Callable[[State, Splits, Path], None]
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
 EXAMPLE = """from dcae_lib import DCAE
 
@@ -31,11 +34,7 @@ Trained on small squares: pass larger images through in tiles (`dcae_lib.tiles.r
 
 
 def train(
-    config: TrainConfig,
-    out: str | Path | None = None,
-    splits: Splits | None = None,
-    after_epoch: Callable[[State[DCAE]], None] | None = None,
-    save_every: float = 60.0,
+    config: TrainConfig, out: Out = None, splits: Splits | None = None, after_epoch: Call = None, save_every=60.0
 ) -> State[DCAE]:
     """Train a DCAE with an L1 loss, pixels in [-1, 1], and evaluate it on the test images after every epoch.
 
@@ -71,13 +70,7 @@ def train(
 
 
 def run_task(
-    task: Task[M],
-    save: Callable[[State[M], Splits, Path], None],
-    config: TrainConfig,
-    out: str | Path | None = None,
-    splits: Splits | None = None,
-    after_epoch: Callable[[State[M]], None] | None = None,
-    save_every: float = 60.0,
+    task: Task[M], save: Save, config: TrainConfig, out: Out, splits: Splits | None, after_epoch: Call, save_every=60.0
 ) -> State[M]:
     """Run the loop for a task as `train` does; `save` writes the finished run into `out`."""
     with processes(config.device) as (parallel, device):

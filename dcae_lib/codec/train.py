@@ -1,7 +1,6 @@
 """Training for rate and distortion, on the loop that trains the DCAE."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from ..loop import State, Task
 from ..metrics import psnr
 from ..model import DCAE
 from ..runs.record import save_run
-from ..training import run_task
+from ..training import Call, Out, run_task
 from .context import QUALITIES
 from .model import RateModel
 
@@ -68,10 +67,7 @@ def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
 
 
 def train_codec(
-    config: TrainConfig,
-    out: str | Path | None = None,
-    splits: Splits | None = None,
-    after_epoch: Callable[[State[RateModel]], None] | None = None,
+    config: TrainConfig, out: Out = None, splits: Splits | None = None, after_epoch: Call = None
 ) -> State[RateModel]:
     """Train a RateModel that starts from the recorded DCAE; see `train` for `out`, resuming and errors.
 
@@ -91,12 +87,8 @@ def train_codec(
 def _save(state: State[RateModel], splits: Splits, out: Path) -> None:
     """Write the model, its card and `history.json`, which also names the weights that training started from."""
     config, scores = state.config, state.history[-1]
-    figures = "\n".join(f"| {q} | {scores[f'bpp_{q}']:.3f} | {scores[f'psnr_{q}']:.2f} dB |" for q in SCORED)
+    figures = ", ".join(f"{scores[f'psnr_{q}']:.2f} dB at {scores[f'bpp_{q}']:.3f}" for q in SCORED)
     summary = f"""Trained on {config.dataset} for {config.epochs} epochs by `dcae train-codec`, from the recorded DCAE.
-Means over its test images, bits by the model's own probabilities; a file adds 8 bytes of header and checksum:
-
-| quality | bits per pixel | PSNR |
-|---|---|---|
-{figures}"""
+PSNR at the model's own bits per pixel, means over its test images, for qualities {SCORED}: {figures}"""
     start = hashlib.sha256((resource("recorded") / "model.safetensors").read_bytes()).hexdigest()
     save_run(state, splits, out, "The model of the DCAE codec", summary, EXAMPLE, NOTES, start=start)

@@ -74,10 +74,8 @@ def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict) -> 
             file = best(tables[headers][name], size)
             title = f"{size} bytes" + ("" if headers else "\nno headers")
             plots.show_image(ax, file.image if file else NOTHING, title if name == names[0] else "")
-            smallest = min(file.size for file in tables[headers][name])
-            ax.set_xlabel(
-                f"{file.size} bytes, {file.psnr:.1f} dB" if file else f"at least {smallest} bytes", fontsize=8
-            )
+            smallest = f"at least {min(file.size for file in tables[headers][name])} bytes"
+            ax.set_xlabel(f"{file.size} bytes, {file.psnr:.1f} dB" if file else smallest, fontsize=8)
     return fig
 
 
@@ -85,9 +83,8 @@ def curves(record: dict) -> Explorer:
     """Plot rate against distortion from what bench/rd.py wrote; choose the metric and the way of counting."""
     metric = widgets.ToggleButtons(options=[("PSNR", "psnr"), ("SSIM", "ssim")], style={"button_width": "auto"})
     way = widgets.ToggleButtons(options=WAYS, value="stripped", style={"button_width": "auto"})
-    picture = Picture(
-        "means over the test images of CIFAR-10; the KLT has no files, but the bits of an ideal code", 640, 400
-    )
+    caption = "means over the test images of CIFAR-10; the KLT has no files, but the bits of an ideal code"
+    picture = Picture(caption, 640, 400)
     picture.image.remove_class("dcae-pixels")  # smooth lines
 
     def figure() -> Figure:

@@ -126,12 +126,10 @@ def linear_probe(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor)
     def accuracies(ridges: list[float], rows: Tensor, x_to: Tensor, labels_to: Tensor) -> list[float]:
         a_mean, b_mean = x[rows].mean(0), targets[rows].mean(0)
         a, b = x[rows] - a_mean, targets[rows] - b_mean
-        wide = a.shape[0] < a.shape[1]  # then the same weights come from a smaller system
-        gram = a @ a.T if wide else a.T @ a
-        scores = []
+        gram, scores = a @ a.T, []
         for ridge in ridges:
-            factor = torch.linalg.cholesky(gram + ridge * len(a) * torch.eye(len(gram), dtype=gram.dtype))
-            weight = a.T @ torch.cholesky_solve(b, factor) if wide else torch.cholesky_solve(a.T @ b, factor)
+            penalty = ridge * len(a) * torch.eye(len(a), dtype=a.dtype)
+            weight = a.T @ torch.linalg.solve(gram + penalty, b)
             scores.append(((x_to - a_mean) @ weight + b_mean).argmax(1).eq(labels_to).double().mean().item())
         return scores
 

@@ -111,11 +111,8 @@ class Comparison(widgets.HBox):
     """An original, a result, and four times their difference, side by side."""
 
     def __init__(self) -> None:
-        self.pictures = {
-            "original": Picture("original"),
-            "result": Picture(""),
-            "difference": Picture("difference × 4"),
-        }
+        titles = {"original": "original", "result": "", "difference": "difference × 4"}
+        self.pictures = {name: Picture(title) for name, title in titles.items()}
         super().__init__([*self.pictures.values()])
 
     def show(self, x: Tensor, y: Tensor, title: str) -> None:

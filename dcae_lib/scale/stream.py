@@ -165,9 +165,9 @@ class ImageStream:
         # Arrays to the workers and back: tensors would go through shared memory, of which a container has little.
         batches = [(shard(indices) if shard else indices).numpy() for indices in order[skip:]]
         plan = [(indices, self.crops[side], seed) for indices, side in zip(batches, sides[skip:])]
-        options: dict = dict(num_workers=self.workers, generator=Generator())  # torch's own generator is the model's
-        if self.workers:
-            options["multiprocessing_context"] = start_method()
+        start = start_method() if self.workers else None
+        generator = Generator()  # torch's own one is the model's
+        options: dict = dict(num_workers=self.workers, multiprocessing_context=start, generator=generator)
         with _no_interrupts():
             read = iter(DataLoader(Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, **options))
         pinned = self.device.type == "cuda"  # copied while the GPU computes

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,13 +84,8 @@ def saves(folder: Path) -> State:
 
 def errors(folder: Path) -> int:
     """Meet one error after another. A process that meets one alone cuts off the others, so that comes last."""
-    from dcae_lib.__main__ import exit_status
+    from dcae_lib.__main__ import guarded
     from dcae_lib.__main__ import main as dcae
-
-    options = Namespace(device="cpu", out="out")
-
-    def report(run):
-        return exit_status(lambda _: run(), options)
 
     def broken_images_on_rank1():
         if RANK == 1:
@@ -101,11 +95,11 @@ def errors(folder: Path) -> int:
     for arguments in (["--lr", "-1"], ["--dataset", "nowhere"], ["--model", '{"channels": [3]}']):
         dcae(["train", "--out", str(folder / "out"), "--device", "cpu", *arguments])
     nan = replace(CONFIG, lr=1e30, optimizer="SGD", optimizer_args={}, clip=None)
-    report(lambda: train(nan, splits=PICTURES))
-    report(lambda: train(CONFIG, splits=PICTURES, after_epoch=lambda run: fail("no picture")))
+    guarded(lambda: train(nan, splits=PICTURES))
+    guarded(lambda: train(CONFIG, splits=PICTURES, after_epoch=lambda run: fail("no picture")))
     os.fsync = fail
-    report(lambda: train(CONFIG, folder / "out", PICTURES, save_every=-1))
-    return report(broken_images_on_rank1)
+    guarded(lambda: train(CONFIG, folder / "out", PICTURES, save_every=-1))
+    return guarded(broken_images_on_rank1)
 
 
 def main(what: str, folder: Path) -> int:
