@@ -138,10 +138,8 @@ def log_change(delta: Tensor, near: Tensor, scale: int = 8) -> Tensor:
     """
     levels = (delta.abs().amax(0) * 127.5).clamp(0.1, 255)
     brightness = (levels.log10() + 1) / (np.log10(255) + 1)
-    brightness, near = (v.repeat_interleave(scale, 0).repeat_interleave(scale, 1) for v in (brightness, near))
-    edge = torch.zeros_like(near)
-    edge[:, 2:] |= near[:, 2:] != near[:, :-2]  # two pixels wide
-    edge[2:] |= near[2:] != near[:-2]
+    brightness, near = (v.repeat_interleave(scale, 0).repeat_interleave(scale, 1) for v in (brightness, near.float()))
+    edge = F.max_pool2d(near[None], 5, 1, 2)[0] > near  # two pixels wide, around the region
     return torch.where(edge.cpu(), torch.tensor(255, dtype=torch.uint8), colorize(brightness))
 
 

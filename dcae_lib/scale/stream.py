@@ -26,7 +26,6 @@ from ..data import DataError, Splits, image_files, image_set, open_picture, pixe
 from ..data.sets import Shard
 
 WORKERS = 2  # of each training process
-MIXED_SHARDS = 8  # shards whose images are mixed: a reader of a million images should not jump among all of them
 MAX_TESTS = 500  # images that are evaluated after every epoch, kept in memory
 MAX_BROKEN = 20  # unreadable images in a row after which the whole source counts as broken
 Source = str | Path | Sequence[str | Path]
@@ -42,9 +41,8 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
     Windows and from Python 3.14, a program needs the guard `if __name__ == "__main__":`.)
 
     Memory holds about 30 bytes per image and the length of the longest name, in this process and in each worker that
-    is not forked, and a few times as much while an epoch is put in order. The training images' `sha256` is of names,
-    lengths and sides, not of pixels. An image that cannot be read is named in a warning, and another one taken. Raises
-    DataError if there are no two images to read, or 20 in a row cannot be read.
+    is not forked. The training images' `sha256` is of names, lengths and sides, not of pixels. An image that cannot be
+    read is named in a warning, and another one taken; DataError if there are no two, or 20 in a row cannot be read.
     """
     crops = pixel_sizes("crop", crop)
     files = Files(source)
@@ -159,15 +157,15 @@ class ImageStream:
 
         Order, sides and crops depend on the generator alone: not on the number of workers, nor on `skip`.
         """
-        order = self._order(generator).split(batch_size)
+        order = torch.randperm(len(self), generator=generator).split(batch_size)
         sides = torch.randint(len(self.crops), (len(order),), generator=generator).tolist()
         seed = int(torch.randint(2**62, (), generator=generator))
         # Arrays to the workers and back: tensors would go through shared memory, of which a container has little.
         batches = [(shard(indices) if shard else indices).numpy() for indices in order[skip:]]
         plan = [(indices, self.crops[side], seed) for indices, side in zip(batches, sides[skip:])]
-        start = start_method() if self.workers else None
-        generator = Generator()  # torch's own one is the model's
-        options: dict = dict(num_workers=self.workers, multiprocessing_context=start, generator=generator)
+        # No fork server: its children hear a Ctrl-C while they start. And torch's own generator is the model's.
+        start = "spawn" if self.workers and multiprocessing.get_start_method() == "forkserver" else None
+        options: dict = dict(num_workers=self.workers, multiprocessing_context=start, generator=Generator())
         with _no_interrupts():
             read = iter(DataLoader(Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, **options))
         pinned = self.device.type == "cuda"  # copied while the GPU computes
@@ -178,14 +176,6 @@ class ImageStream:
                 warnings.warn(f"{message}; the next one is taken in its place", stacklevel=2)
             x = torch.from_numpy(pictures)
             yield to_model((x.pin_memory() if pinned else x).to(self.device, non_blocking=pinned))
-
-    def _order(self, generator: Generator) -> Tensor:
-        """Draw a permutation of the images, in which those of a few shards at a time are mixed."""
-        count = len(self.files.paths)
-        mixed = count if count == len(self.files) else MIXED_SHARDS  # a file for each image: all are mixed
-        group = torch.randperm(count, generator=generator) // mixed
-        place = torch.rand(len(self), generator=generator, dtype=torch.float64)
-        return torch.argsort(group[torch.from_numpy(self.files.images[0])[self.chosen]] + place)
 
 
 class Crops(Dataset):
@@ -214,11 +204,6 @@ def square(image: Image.Image, side: int, rng: np.random.Generator | None = None
     cut = image.crop((left, top, left + size, top + size))
     # Contiguous: a batch with its channels last is convolved in another order, and a worker's batch loses that layout.
     return pil_to_tensor(cut if size == side else cut.resize((side, side))).contiguous()
-
-
-def start_method() -> str | None:
-    """Choose how workers start: Python's way, but without a fork server, whose children hear a Ctrl-C as they start."""
-    return "spawn" if multiprocessing.get_start_method() == "forkserver" else None
 
 
 @contextmanager
