@@ -22,8 +22,7 @@ from .files import resource
 from .loop import State, evaluate
 from .model import DCAE
 from .runs.progress import NonFiniteLoss
-from .runs.record import refuse_another
-from .runs.verify import compare, read_record, table
+from .runs.record import compare, read_record, refuse_another, table
 from .scale.parallel import StoppedElsewhere, processes, rank0_first
 from .training import images_of, keep_pictures, train
 

@@ -1,10 +1,8 @@
-"""Which device computes, and how a CPU keeps its memory and threads."""
+"""The device that computes, and how a CPU keeps its memory."""
 
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -37,14 +35,3 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, its maximum
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread inside the block: many small steps are slower when threads must meet after each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

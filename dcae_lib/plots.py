@@ -50,12 +50,7 @@ def show_image(ax: Axes, x: Tensor, title: str = "", bound: float | None = None)
 
     bound: the magnitude with the strongest colour; None takes the largest in x.
     """
-    if x.ndim == 3:
-        x = x if x.dtype == torch.uint8 else to_uint8(x)
-        ax.imshow(x.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-    else:
-        bound = bound or float(x.abs().max()) or 1.0
-        ax.imshow(x.detach().cpu().numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+    ax.imshow(in_colour(x, bound).permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     ax.set(xticks=[], yticks=[], title=title)
     ax.grid(False)
     ax.spines[:].set_visible(False)
@@ -124,6 +119,13 @@ def pixel_grid(ax: Axes, values, colors, title: str = "") -> None:
             ax.text(x + 0.5, y + 0.5, str(values[y, x]), ha="center", va="center", fontsize=8, color=ink)
     ax.set(xlim=(0, W), ylim=(H, 0), aspect="equal", title=title)
     ax.axis("off")
+
+
+def in_colour(x: Tensor, bound: float | None = None) -> Tensor:
+    """Return a picture, as `show_image` takes it, as uint8 [3, H, W]."""
+    if x.ndim == 2:
+        return colorize((x.detach() / (bound or float(x.abs().max()) or 1.0) + 1) / 2, "RdBu_r")
+    return x if x.dtype == torch.uint8 else to_uint8(x)
 
 
 def colorize(x: Tensor, cmap: str = "magma") -> Tensor:

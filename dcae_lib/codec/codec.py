@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
@@ -14,7 +16,6 @@ from torch import Tensor
 
 from ..data import DataError, to_model, to_uint8
 from ..data.pictures import in_rgb
-from ..device import one_thread
 from ..tiles import cut, join
 from . import coder
 from .bitstream import TILE, Header, check_size, pack, unpack
@@ -154,6 +155,17 @@ class Codec:
     def _mask(self, B: int, H: int, W: int) -> Tensor:
         """Return the sites inside B images, tile by tile: bool [N, 8, 8]."""
         return cut(torch.ones(B, 1, *self._latent_size(H, W)), self.grid, "constant")[:, 0].bool()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread inside the block: many small steps are slower when threads must meet after each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def identity(model: RateModel) -> bytes:

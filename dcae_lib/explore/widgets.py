@@ -14,7 +14,7 @@ from torchvision.transforms.functional import to_pil_image
 from traitlets import Int
 
 from .. import plots
-from ..data import DataError, to_uint8
+from ..data import DataError
 from ..metrics import psnr
 
 SIDE = 192  # of a picture on the screen, in CSS pixels
@@ -174,10 +174,8 @@ def png(x: Tensor, bound: float | None = None) -> bytes:
 
     bound: the magnitude with the strongest colour; None takes the largest in x.
     """
-    if x.ndim == 2:
-        x = plots.colorize((x / (bound or float(x.abs().max()) or 1.0) + 1) / 2, "RdBu_r")
     file = io.BytesIO()
-    to_pil_image(x if x.dtype == torch.uint8 else to_uint8(x)).save(file, "PNG", compress_level=1)
+    to_pil_image(plots.in_colour(x, bound)).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

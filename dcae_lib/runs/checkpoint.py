@@ -41,12 +41,8 @@ class Checkpoint(Hook):
         self.parallel.on_rank0(lambda: set_damaged_aside(self.folder))
         if newest := checkpoints(self.folder)[:1]:
             tensors, record = load_checkpoint(newest[0])
-            changes = [text for name in self.identity for text in differences(record[name], self.identity[name], name)]
-            if changes:
-                raise ValueError(
-                    f"{self.folder} holds checkpoints of another training ({'; '.join(changes)}). "
-                    "Write to another folder, or delete this one to start over"
-                )
+            before = {name: record[name] for name in self.identity}
+            refuse_changes(before, self.identity, f"{self.folder} holds checkpoints of another training")
             restore(state, tensors, record)
         self.order = state.order.get_state()  # at the start of an epoch: the order of its images follows from it
         self.saved = time.monotonic()
@@ -70,9 +66,6 @@ class Checkpoint(Hook):
             path.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-
-# ---- files
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
@@ -117,15 +110,18 @@ def set_damaged_aside(folder: Path) -> None:
         warnings.warn(f"the checkpoint {path.name} is damaged; it was renamed to {aside}", stacklevel=2)
 
 
-# ---- what a run consists of
-
-
 def plain(settings: dict) -> dict:
     """Return settings as JSON holds them, the device apart, which is no part of a training's identity."""
     return json.loads(json.dumps(settings | {"device": None}, default=str))
 
 
-def differences(before, now, name: str) -> Iterator[str]:
+def refuse_changes(before: dict, now: dict, reason: str) -> None:
+    """Raise ValueError, with the reason and what differs, if settings changed."""
+    if changes := "; ".join(differences(before, now)):
+        raise ValueError(f"{reason} ({changes}). Write to another folder, or delete this one to start over")
+
+
+def differences(before, now, name: str = "") -> Iterator[str]:
     """Describe how nested settings differ: "lr was 0.01, is 0.02"."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*before, *now]):

@@ -1,21 +1,24 @@
-"""The record of a run: the code, the versions and the machine, and the files that a finished run leaves."""
+"""The record of a run: code, versions and machine, the files that a finished run leaves, and how they are verified."""
 
 import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from ..config import TrainConfig
-from ..data import Splits
+from ..data import ImageSet, Splits
 from ..files import CLONE, PACKAGE, write_whole
 from ..loop import Hook, SingleProcess, State
 from ..model import pretrained_files
-from .checkpoint import differences, plain
+from .checkpoint import plain, refuse_changes
 
 
 class Record(Hook):
@@ -65,8 +68,6 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-# ---- a finished run
-
 CARD = """# {title}, {parameters:,} parameters
 
 {summary}
@@ -100,14 +101,39 @@ def save_run(
 def refuse_another(config: TrainConfig, out: str | Path) -> None:
     """Raise ValueError if a run with other settings was finished in `out`: a command does not replace it."""
     path = Path(out) / "history.json"
-    if not path.exists():
-        return
-    try:
-        before = asdict(TrainConfig()) | json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not the record of a training; write to another folder") from error
-    if changes := list(differences(plain(before), plain(asdict(config)), "config")):
-        raise ValueError(
-            f"{out} holds a finished training with other settings ({'; '.join(changes)}). "
-            "Write to another folder, or delete this one to start over"
-        )
+    if path.exists():
+        before = asdict(TrainConfig()) | json.loads(path.read_text(encoding="utf-8")).get("config", {})
+        refuse_changes(plain(before), plain(asdict(config)), f"{out} holds a finished training with other settings")
+
+
+def read_record(folder: Path) -> dict:
+    """Return the `history.json` of a run. Raises ValueError if the weights in the folder were not saved with it."""
+    history = (folder / "history.json").read_bytes()
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        saved_with = (file.metadata() or {}).get("history_sha256")
+    if saved_with != hashlib.sha256(history).hexdigest():
+        raise ValueError(f"the weights in {folder} were not saved with the history.json beside them")
+    return json.loads(history)
+
+
+def compare(
+    record: dict, test: ImageSet, model: Any, score: Callable[[Any, ImageSet], dict[str, float]], tolerance: float
+) -> dict[str, tuple[float, float]]:
+    """Score a model on the test images: {metric: (recorded, measured)}.
+
+    Raises ValueError if the images are not those of the record, or if a metric differs by more than the tolerance.
+    """
+    if record["data"].get(test.name) != test.sha256:
+        raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {record['data'].get(test.name)}")
+    last = record["history"][-1]
+    scores = {name: (float(last.get(name, "nan")), value) for name, value in score(model, test).items()}
+    if any(not abs(recorded - measured) <= tolerance for recorded, measured in scores.values()):
+        raise ValueError(f"the weights do not give the recorded metrics:\n{table(scores)}")
+    return scores
+
+
+def table(scores: dict[str, tuple[float, float]]) -> str:
+    """Format recorded and measured metrics, one line each."""
+    width = max(6, *map(len, scores))
+    lines = (f"{name:{width}} recorded {old:.6f}, measured {new:.6f}" for name, (old, new) in scores.items())
+    return "\n".join(lines)

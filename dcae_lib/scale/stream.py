@@ -61,7 +61,7 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
 
 
 class Files:
-    """Where the images lie: paths of files, and int64 [3, N], the file, first byte and length of each image."""
+    """The places of images: paths of files, and int64 [3, N], the file, first byte and length of each image."""
 
     def __init__(self, source: Source):
         sources = [Path(source)] if isinstance(source, (str, Path)) else [Path(path) for path in source]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dcae_lib.codec.codec import one_thread
 from dcae_lib.codec.context import SITES, pad, windows
 from dcae_lib.codec.integer import MAX_LATENT, IntegerContext
-from dcae_lib.device import one_thread
 
 
 def equal(one, other):

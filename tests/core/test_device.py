@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dcae_lib.device import best_device, one_thread
+from dcae_lib.codec.codec import one_thread
+from dcae_lib.device import best_device
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99"])

@@ -7,7 +7,7 @@ import pytest
 
 from dcae_lib import DCAE, evaluate, load_images
 from dcae_lib.model import pretrained_files
-from dcae_lib.runs.verify import compare, read_record, table
+from dcae_lib.runs.record import compare, read_record, table
 
 METRICS = ["l1", "l1_01", "psnr", "ssim"]
 

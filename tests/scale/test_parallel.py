@@ -17,7 +17,7 @@ import torch.distributed as dist
 from several import LONG, PICTURES, in_float64, untimed, weights
 
 from dcae_lib import train
-from dcae_lib.device import one_thread
+from dcae_lib.codec.codec import one_thread
 from dcae_lib.scale.parallel import own_device, processes, rank0_first
 from dcae_lib.training import Callback
 
