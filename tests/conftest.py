@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from several import CONFIG, PICTURES
 
@@ -49,3 +50,12 @@ def run(trained, tmp_path):
 def whole():
     """A run that was never stopped."""
     return train(CONFIG, splits=PICTURES)
+
+
+@pytest.fixture
+def one_thread():
+    """Compute on one thread during a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -3,8 +3,6 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
@@ -99,8 +97,7 @@ class Codec:
             counts = [max(files[k][0].images, 1) for k in members]
             mask = self._mask(sum(counts), H, W)
             sizes = [len(mask) // sum(counts) * n for n in counts]
-            with one_thread():  # the few tiles of a site are too little work to share
-                y = coder.decode([files[k][1] for k in members], mask, sizes, self.context(quality), progress)
+            y = coder.decode([files[k][1] for k in members], mask, sizes, self.context(quality), progress)
             for k, part in zip(members, self._pixels(y, sum(counts), H, W, quality).split(counts)):
                 out[k] = (part if files[k][0].images else part[0]).contiguous()
         return [out[k] for k in range(len(data))]
@@ -155,17 +152,6 @@ class Codec:
     def _mask(self, B: int, H: int, W: int) -> Tensor:
         """Return the sites inside B images, tile by tile: bool [N, 8, 8]."""
         return cut(torch.ones(B, 1, *self._latent_size(H, W)), self.grid, "constant")[:, 0].bool()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread inside the block: many small steps are slower when threads must meet after each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def identity(model: RateModel) -> bytes:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from dcae_lib.codec.codec import one_thread
 from dcae_lib.codec.context import SITES, pad, windows
 from dcae_lib.codec.integer import MAX_LATENT, IntegerContext
 
@@ -33,13 +32,12 @@ def test_integers_do_not_depend_on_batch_or_order(sampled):
     assert equal(context.predict(y[order], mask[order]), [part[order] for part in out])
 
 
-def test_integers_do_not_depend_on_threads(sampled):
+def test_integers_do_not_depend_on_threads(sampled, one_thread):
     y, mask, context, *_ = sampled
     window = windows(pad(y, mask))[:, -1]
-    with one_thread():
-        alone = context(3, window, y[:, :12, -1, -1])
-        torch.set_num_threads(2)
-        assert equal(context(3, window, y[:, :12, -1, -1]), alone)
+    alone = context(3, window, y[:, :12, -1, -1])
+    torch.set_num_threads(2)
+    assert equal(context(3, window, y[:, :12, -1, -1]), alone)
 
 
 def fixed(values, bits):

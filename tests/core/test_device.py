@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from dcae_lib.codec.codec import one_thread
 from dcae_lib.device import best_device
 
 
@@ -28,12 +27,3 @@ def test_best_device_is_cuda_then_mps_then_the_cpu(cuda, mps, best, monkeypatch)
     monkeypatch.setattr(torch, "zeros", lambda size, device: asked.append(device) or torch.ones(size))
     best_device()
     assert asked == [best]
-
-
-def test_one_thread_gives_the_threads_back_after_an_error():
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), one_thread():
-        assert torch.get_num_threads() == 1
-        torch.set_num_threads(2)
-        raise KeyError
-    assert torch.get_num_threads() == before

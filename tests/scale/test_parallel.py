@@ -17,7 +17,6 @@ import torch.distributed as dist
 from several import LONG, PICTURES, in_float64, untimed, weights
 
 from dcae_lib import train
-from dcae_lib.codec.codec import one_thread
 from dcae_lib.scale.parallel import own_device, processes, rank0_first
 from dcae_lib.training import Callback
 
@@ -105,14 +104,13 @@ def test_several_processes_end_in_float64_where_one_does(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_processes_and_another_number_resumes(tmp_path):
+def test_ctrl_c_ends_all_processes_and_another_number_resumes(tmp_path, one_thread):
     process = start(2, "saves", tmp_path)
     wait_for_step(30, tmp_path, process)
     process.send_signal(signal.SIGINT)
     end(process, 1)
     assert [run["starts"] for run in left(tmp_path)] == [[0], [0]]
-    with one_thread():
-        assert train(LONG, tmp_path / "out", PICTURES).sessions[-1]["step"] == left(tmp_path)[0]["step"] >= 30
+    assert train(LONG, tmp_path / "out", PICTURES).sessions[-1]["step"] == left(tmp_path)[0]["step"] >= 30
 
 
 MESSAGES = "lr must be above 0|nowhere is not a folder|channels must be two or more|lower the learning rate|no picture|"
