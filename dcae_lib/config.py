@@ -48,10 +48,7 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes) -> "TrainConfig":
-        """Return the config of a preset, "tuned" or "document", with changes; `model` changes single arguments.
-
-        Raises ValueError for an unknown preset.
-        """
+        """Return the preset "tuned" or "document" with changes, in `model` of single arguments; else ValueError."""
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
         preset = deepcopy(PRESETS[name])

@@ -69,10 +69,7 @@ def recorded_pictures() -> dict[int, Tensor]:
 
 
 def say(text: str, value: float, low: float, high: float) -> None:
-    """Check a value against bounds and print them: they repeat on every machine, its digits may not.
-
-    Raises AssertionError if it is outside.
-    """
+    """Print bounds, which repeat on every machine, instead of a value; AssertionError if the value is outside them."""
     if not low <= value <= high:
         raise AssertionError(f"{text}: {value:.4g} is not between {low:g} and {high:g}")
     print(f"{text}: between {low:g} and {high:g}")

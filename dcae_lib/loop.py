@@ -96,10 +96,7 @@ class SingleProcess(Hook):
 def fit(
     task: Task[M], config: TrainConfig, splits: Splits, hooks: Sequence[Hook] = (), parallel=None, device=None
 ) -> State[M]:
-    """Train on splits.train and score on splits.test after every epoch, until done or until a hook sets state.stop.
-
-    parallel: a SingleProcess, the default, or scale.parallel.Processes; device: by default config.device, or the best.
-    """
+    """Train on splits.train and score on splits.test after every epoch, until done or until a hook sets state.stop."""
     parallel, device = parallel or SingleProcess(), device or best_device(config.device)
     images, test = splits.train.to(device), splits.test.to(device)
     torch.manual_seed(config.seed)

@@ -9,10 +9,7 @@ WINDOW = 11  # pixels, of SSIM
 
 
 def l1(y: Tensor, x: Tensor) -> Tensor:
-    """Mean absolute difference per image, on the scale of the inputs: floats [B, C, H, W] twice → [B].
-
-    ValueError for other shapes and for what is not floats, as in the other two.
-    """
+    """Mean absolute difference per image, on the scale of the inputs: floats [B, C, H, W] twice → [B]."""
     _check(y, x)
     return (y.float() - x.float()).abs().mean((1, 2, 3))
 

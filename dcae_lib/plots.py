@@ -74,10 +74,7 @@ def image_rows(rows: dict[str, Tensor], titles: list[str] | None = None) -> Figu
 
 
 def live_curve(place, line: float, label: str) -> Callable[["State"], None]:
-    """Return an `after_epoch` that draws the PSNR on the test images and marks where it passes a line, in dB.
-
-    place: the handle that `IPython.display.display(display_id=True)` returned.
-    """
+    """Return an `after_epoch` that draws the test PSNR into a display handle, and where it passes a line in dB."""
 
     def draw(state: "State") -> None:
         psnr = [row["psnr"] for row in state.history]

@@ -48,10 +48,7 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
-    """Evaluate at six qualities: {"bpp_<q>": bits per pixel by the context model, "psnr_<q>": dB}, means over images.
-
-    PSNR is that of pictures rounded to uint8.
-    """
+    """Return means over images at six qualities: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     scores: dict[str, float] = {}

@@ -20,10 +20,7 @@ LEVELS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 def figure(draw: Callable[[Any], Figure], control: widgets.ValueWidget) -> Explorer:
-    """Show a control above the figure that `draw` makes of its value.
-
-    ipywidgets' `interact` draws into an Output widget, on which papermill can wait forever (nbclient issue 312).
-    """
+    """Show a control above the figure that `draw` makes of its value; papermill can wait forever for `interact`."""
     picture = widgets.Image()
 
     def show() -> None:

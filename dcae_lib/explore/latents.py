@@ -29,10 +29,7 @@ def scale_channels(z: Tensor, gains: Tensor, mean: Tensor) -> Tensor:
 
 
 def along(mean: Tensor, axes: Tensor, std: Tensor, steps: Tensor) -> Tensor:
-    """Move from the mean along directions, in standard deviations.
-
-    mean: [C, h, w], axes: [n, C, h, w], std: [n], steps: [..., n] → [..., C, h, w].
-    """
+    """Move from a mean along directions: [C, h, w], [n, C, h, w], std [n], steps in std [..., n] → [..., C, h, w]."""
     return mean + torch.tensordot(steps * std, axes, 1)
 
 
@@ -65,10 +62,7 @@ def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def reach(model: DCAE, z: Tensor, sites: Tensor) -> Tensor:
-    """Find the pixels that the convolutions connect with some sites of one latent, its norms frozen.
-
-    z: [C, h, w], sites: bool [h, w] → bool [H, W]. With live norms every pixel changes, those outside only a little.
-    """
+    """Find the pixels that convolutions connect with sites of one latent: [C, h, w], bool [h, w] → bool [H, W]."""
     with frozen_norms(model.decoder, z[None]):
         return (model.decode(z[None]) != model.decode(z[None] + sites)).any(1)[0]
 

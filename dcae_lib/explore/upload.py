@@ -18,10 +18,7 @@ from .widgets import Explorer, Redraw, decibels, label, png
 
 
 def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
-    """Choose a picture of your own and see it pass through the model in overlapping tiles; first comes a photo.
-
-    photo: the file to begin with; None is a cat that comes with the course. DataError if it cannot be read.
-    """
+    """Choose a picture of your own and see it pass through the model in overlapping tiles; begins with a photo."""
     file = widgets.FileUpload(accept=".png,.jpg,.jpeg,.webp", description="your picture")
     bar = widgets.FloatProgress(0, min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
     view = widgets.ToggleButtons(options=["original", "reconstruction", "error × 8"], value="reconstruction")

@@ -36,8 +36,7 @@ STYLE = """<style>
 class Redraw:
     """A callback that draws, and puts what that raises into `message`; by itself, ipywidgets would only log it.
 
-    The pictures stay as they were. While the kernel is busy with one message, the page holds back the next and sends
-    only the latest value (ipywidgets throttles), so a fast drag never queues up.
+    The pictures stay. ipywidgets throttles: the page sends only the latest value, so a fast drag never queues up.
     """
 
     def __init__(self, draw: Callable[[], None]):
@@ -170,10 +169,7 @@ class Sites(widgets.Box):
 
 
 def png(x: Tensor, bound: float | None = None) -> bytes:
-    """Return a picture as a PNG file: [3, H, W] uint8 or floats in [-1, 1]; [H, W] floats, blue below 0, red above.
-
-    bound: the magnitude with the strongest colour; None takes the largest in x.
-    """
+    """Return a picture, as `plots.show_image` takes it, as a PNG file."""
     file = io.BytesIO()
     to_pil_image(plots.in_colour(x, bound)).save(file, "PNG", compress_level=1)
     return file.getvalue()

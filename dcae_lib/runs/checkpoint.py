@@ -69,10 +69,7 @@ class Checkpoint(Hook):
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
-    """Write tensors and a record, which JSON can hold, as the checkpoint of a step; delete all older ones but one.
-
-    Raises CheckpointError if it cannot be written; the earlier ones stay.
-    """
+    """Write a checkpoint and delete all older ones but one; CheckpointError, and all stay, if it cannot be written."""
     # A copy each: safetensors refuses tensors that share memory, as those of SOAP's state do.
     copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     data = save(copies, metadata={"record": json.dumps(record)})

@@ -10,8 +10,7 @@ from ..loop import Hook, SingleProcess, State
 class Interrupt(Hook):
     """Let the first Ctrl-C finish the step and stop the run; a second one raises KeyboardInterrupt at once.
 
-    Does nothing outside the main thread, which gets no signals, or where SIGINT is ignored, as for a shell script's
-    background jobs.
+    Not outside the main thread, which alone gets signals, nor where SIGINT is ignored (background jobs of a shell).
     """
 
     def __init__(self, parallel: SingleProcess):

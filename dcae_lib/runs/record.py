@@ -119,10 +119,7 @@ def read_record(folder: Path) -> dict:
 def compare(
     record: dict, test: ImageSet, model: Any, score: Callable[[Any, ImageSet], dict[str, float]], tolerance: float
 ) -> dict[str, tuple[float, float]]:
-    """Score a model on the test images: {metric: (recorded, measured)}.
-
-    Raises ValueError if the images are not those of the record, or if a metric differs by more than the tolerance.
-    """
+    """Score a model on the test images: {metric: (recorded, measured)}. ValueError for others or beyond tolerance."""
     if record["data"].get(test.name) != test.sha256:
         raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {record['data'].get(test.name)}")
     last = record["history"][-1]
