@@ -62,8 +62,8 @@ def train(
         return F.l1_loss(model(x), x)
 
     def save(state: State[DCAE], splits: Splits, out: Path) -> None:
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
-        summary = f"Trained on {config.dataset} for {config.epochs} epochs by `dcae train`; test images: {metrics}"
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
+        summary = f"Trained on {config.dataset} for {config.epochs} epochs by `dcae train`; test images: {scores}"
         save_run(state, splits, out, "A deep convolutional autoencoder (DCAE)", summary, EXAMPLE, NOTES)
 
     return run_task(Task("l1", build, l1, evaluate), save, config, out, splits, after_epoch, save_every)
