@@ -68,8 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 def add_command(commands, name: str, text: str, run: Callable, *names: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text.split(".")[0], description=text)
     parser.set_defaults(run=run)
-    help_out = "folder for the model, history.json and, until the end, checkpoints"
-    parser.add_argument("--out", required=True, help=help_out)
+    parser.add_argument("--out", required=True, help="folder for the model, history.json and, meanwhile, checkpoints")
     for option in names:
         parser.add_argument(f"--{option}", type=OPTIONS[option][0], help=OPTIONS[option][1])
     return parser

@@ -88,7 +88,7 @@ def test_codecs_without_a_record_count_whole(files, record):
     assert compare.counted(files, False, {}) == compare.counted(files, True, {})
 
 
-def test_best_files_fit_and_codecs_that_are_missing_are_left_out(codec, images, monkeypatch):
+def test_best_files_fit_and_missing_codecs_are_left_out(codec, images, monkeypatch):
     files = compare.candidates(codec, images[4])
     assert {compare.best(encoded, 7) for encoded in compare.counted(files, True, CONSTANT).values()} == {None}
     bare = {name: compare.best(encoded, 200) for name, encoded in compare.counted(files, False, CONSTANT).items()}
