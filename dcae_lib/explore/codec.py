@@ -25,7 +25,7 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
     constant, x = constants(record), images.images
     prepared = lru_cache(None)(lambda k: candidates(codec, x[k]))  # half a second per image
     names = list(counted(prepared(0), True, {}))
-    pick, said = Thumbnails(x), label("")
+    pick, status = Thumbnails(x), label("")
     size = slider("bytes", 400, 60, 600, 4, width=440, kind=widgets.IntSlider)
     headers = widgets.Checkbox(True, indent=False, description="count headers")
     original, spent, *results = (Picture("") for _ in ("original", "bits", *names))
@@ -42,9 +42,9 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
         title = f"<b>DCAE, bits per site</b><br>0 dark … {bits.max():.0f} bright"
         spent.show(plots.colorize(bits / bits.max().clamp(min=1e-12)), title)
         left_out = "not counted: what all files of a codec at one quality have alike"
-        said.value = "counted: whole files" if headers.value else left_out
+        status.value = "counted: whole files" if headers.value else left_out
 
-    rows = [pick, [size, headers], said, [original, results[0], spent], results[1:]]
+    rows = [pick, [size, headers], status, [original, results[0], spent], results[1:]]
     if "AVIF" not in names:
         rows.append("AVIF is left out: this Pillow writes none; 11.3 and later do, as installed from PyPI")
     controls = {"image": pick, "bytes": size, "headers": headers}

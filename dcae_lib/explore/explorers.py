@@ -175,7 +175,7 @@ def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row,
     """Build `damage` or `brush`: click sites, and see the picture and, on a log scale, where it changes."""
     pick, board = Thumbnails(x), Sites(*z.shape[2:])
     freeze = widgets.Checkbox(False, indent=False, description="freeze the norms")
-    changes, said = Picture("", board.side), label("")
+    changes, status = Picture("", board.side), label("")
 
     def changed(k: int, sites: Tensor, frozen: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return the new picture, its difference from the old one, and the reach of the sites that changed."""
@@ -190,11 +190,11 @@ def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row,
         y, delta, near = changed(k, board.chosen(), freeze.value)
         board.picture.show(y)
         changes.show(plots.log_change(delta, near))
-        said.value = f"{decibels(y, x[k])} from the original"
+        status.value = f"{decibels(y, x[k])} from the original"
         if near.all():
-            said.value += "; from here the convolutions reach the whole picture"
+            status.value += "; from here the convolutions reach the whole picture"
         elif near.any():
-            said.value += f"; outside the line at most {127.5 * delta[:, ~near].abs().max():.1f} of 255 levels"
+            status.value += f"; outside the line at most {127.5 * delta[:, ~near].abs().max():.1f} of 255 levels"
 
     corner = torch.zeros(z.shape[2:], dtype=torch.bool)
     corner[:2, :2] = True
@@ -210,7 +210,7 @@ def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row,
     key = "change, from 0.1 level (dark) to 255 (bright); inside the white line, what the convolutions reach"
     controls = {"image": pick, "sites": board.buttons, "freeze": freeze, **controls}
     pictures = {"result": board.picture, "change": changes}
-    return Explorer([pick, row, [clear, freeze], boards, said, key], controls, pictures, still, redraw)
+    return Explorer([pick, row, [clear, freeze], boards, status, key], controls, pictures, still, redraw)
 
 
 def classes(model: DCAE, images: ImageSet) -> Explorer:

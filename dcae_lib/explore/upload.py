@@ -22,7 +22,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     file = widgets.FileUpload(accept=".png,.jpg,.jpeg,.webp", description="your picture")
     bar = widgets.FloatProgress(0, min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
     view = widgets.ToggleButtons(options=["original", "reconstruction", "error × 8"], value="reconstruction")
-    said, save = label(""), widgets.HTML()
+    status, save = label(""), widgets.HTML()
     pictures = {name: widgets.Image(layout=widgets.Layout(object_fit="none")) for name in view.options}
     stack = widgets.Stack([*pictures.values()], selected_index=view.index).add_class("dcae-scroll")
     widgets.jslink((view, "index"), (stack, "selected_index"))
@@ -37,7 +37,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
         shown = dict(zip(view.options, (x, y, plots.error_maps(y, x, gain=8))))
         for key, picture in shown.items():
             pictures[key].value = png(picture)
-        said.value = f"{html.escape(name)}: {x.shape[2]}×{x.shape[1]} pixels, {decibels(y, x)}"
+        status.value = f"{html.escape(name)}: {x.shape[2]}×{x.shape[1]} pixels, {decibels(y, x)}"
         link, stem = base64.b64encode(pictures["reconstruction"].value).decode(), html.escape(Path(name).stem)
         attributes = f'class="jupyter-button" download="{stem}-dcae.png" href="data:image/png;base64,{link}"'
         save.value = f"<a {attributes}>save the result</a>"
@@ -51,7 +51,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     shown = show(photo, photo.name)
     middle = torch.stack([plots.middle(picture, 96) for picture in shown.values()])
     still = plots.image_rows({"middle": middle}, [*shown])
-    rows = [widgets.HBox([file, save, bar]), said, view, stack, hint]
+    rows = [widgets.HBox([file, save, bar]), status, view, stack, hint]
     explorer = Explorer(rows, {"file": file}, pictures, still, Redraw(draw))
     explorer.controls["view"] = view  # switched by the page: nothing to draw
     return explorer
