@@ -1,9 +1,11 @@
 """The command `dcae`: train, train-codec, verify, compress and decompress."""
 
 import argparse
+import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +20,7 @@ from .codec.train import PRESET, estimate, train_codec
 from .config import PRESETS, TrainConfig
 from .data import DataError
 from .device import best_device
-from .files import resource
+from .files import resource, user_path
 from .loop import State, evaluate
 from .model import DCAE
 from .runs.progress import NonFiniteLoss
@@ -37,7 +39,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "warmup": (float, "fraction of all steps in which the learning rate rises"),
     "seed": (int, "seed of the weights, the order of the images and dropout"),
 }
-RANK0 = os.environ.get("RANK", "0") == "0"
+RANK0 = (os.environ.get("RANK") or "0") == "0"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
     verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)
     options = parser.parse_args(arguments)
+    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # escapes what a console cannot show
     return guarded(lambda: options.run(options))
 
 
@@ -104,7 +110,7 @@ def report(state: State, out: str) -> int:
     if RANK0 and state.stop:
         print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
     elif RANK0:
-        print(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()))
+        command.show_line(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()))
     return 130 if state.stop else 0
 
 
@@ -130,7 +136,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    print(table(verify(options.folder, options.device)))
+    command.show_line(table(verify(user_path(options.folder), options.device)))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .data import pixel_sizes
+from .files import plain
 from .soap import SOAP
 
 
@@ -32,13 +33,18 @@ class TrainConfig:
     device: str | None = None  # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))
         object.__setattr__(self, "crop", pixel_sizes("crop", self.crop))
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be 1 or more, got {self.epochs} and {self.batch_size}")
-        if not self.lr > 0 or not 0 <= self.warmup <= 1:
-            raise ValueError(f"lr must be above 0 and warmup in [0, 1], got {self.lr} and {self.warmup}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be above 0, or None, got {self.clip}")
+        counts = self.epochs, self.batch_size
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
+            raise ValueError("epochs and batch_size must be whole numbers, 1 or more, got {} and {}".format(*counts))
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be a whole number from 0 to 2⁶⁴ - 1, got {self.seed}")
+        if not 0 < self.lr < math.inf or not 0 <= self.warmup <= 1:
+            raise ValueError(f"lr must be above 0 and finite, warmup in [0, 1], got {self.lr} and {self.warmup}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip must be above 0 and finite, or None, got {self.clip}")
         for name, allowed in (("schedule", ("cosine", "constant")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .data import read_picture
-from .files import CLONE, resource
+from .data import DataError, read_picture
+from .files import CLONE, resource, user_path
 from .plots import use_style
 
 PROFILES = {"quick": "sample", "full": "cifar10"}  # profile: data set
@@ -41,8 +42,12 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
         torch.set_num_threads(1)
     torch.manual_seed(0)
     use_style()
-    folder = Path(out) if out else (CLONE or Path.cwd()) / "results" / profile
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = user_path(out) if out else (CLONE or Path.cwd()) / "results" / profile
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written to ({error.strerror}); set out to another folder") from error
     return Lesson(name, profile, PROFILES[profile], folder)
 
 

@@ -1,10 +1,12 @@
-"""Where the package's own files lie, and how to write a file whole or not at all."""
+"""The package's own files, paths that users name, and files written whole or not at all."""
 
 import os
+import secrets
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
-CLONE = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
+CLONE = None if (PACKAGE / "shipped").is_dir() else PACKAGE.parent
 
 IN_CLONE = {  # in a wheel, pyproject.toml packs them as dcae_lib/shipped/<name>
     "sample": "data/sample",
@@ -21,9 +23,26 @@ def resource(name: str) -> Path:
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / "shipped" / name
 
 
+def user_path(path: str | Path) -> Path:
+    """Return a path with `~` expanded. Raises OSError if nobody knows the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be found: no home folder is known; set HOME, or write the whole path") from error
+
+
+def plain(settings: Any) -> Any:
+    """Return settings with NumPy's and PyTorch's numbers as Python's, the only ones that JSON holds."""
+    if isinstance(settings, dict):
+        return {name: plain(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return type(settings)(map(plain, settings))
+    return settings.tolist() if hasattr(settings, "tolist") else settings
+
+
 def write_whole(files: dict[Path, bytes]) -> None:
     """Replace files: each is the old or the new one even if the power fails, and all stay old if the disk is full."""
-    partials = {path: path.with_name(f"{path.name}.{os.getpid()}.partial") for path in files}
+    partials = {path: path.with_name(f".{secrets.token_hex(8)}.partial") for path in files}
     try:
         for path, data in files.items():
             with open(partials[path], "wb") as file:

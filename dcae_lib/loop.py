@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
@@ -100,7 +100,7 @@ def fit(
     parallel, device = parallel or SingleProcess(), device or best_device(config.device)
     images, test = splits.train.to(device), splits.test.to(device)
     torch.manual_seed(config.seed)
-    model = task.build().to(device)
+    model = task.build().to(device, torch.float32)
     optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
     order = torch.Generator().manual_seed(config.seed)
     steps_per_epoch = math.ceil(len(images) / config.batch_size)
@@ -151,6 +151,17 @@ def _score(task: Task[M], model: M, test: ImageSet, parallel: SingleProcess) -> 
     return dict(zip(means, parallel.mean(values).tolist()))
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[Tensor]:
+    """Put a model in evaluation mode, each part back in its own at the end; yield a weight, for device and dtype."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield next(model.eval().parameters())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) -> dict[str, float]:
     """Reconstruct every image and return means over images: {"l1", "l1_01", "psnr", "ssim"}.
@@ -160,13 +171,11 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) 
     default as many images as have the pixels of 500 of 32×32. Raises ValueError for images smaller than 11 pixels,
     the window of SSIM.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
     scores = []
-    for part in images.images.split(batch_size or eval_batch_size(images)):
-        x = to_model(part.to(device))
-        y = model(x)
-        scores.append(torch.stack([metrics.l1(y, x), metrics.psnr(y, x), metrics.ssim(y, x)]))
-    model.train(was_training)
+    with evaluating(model) as weight:
+        for part in images.images.split(batch_size or eval_batch_size(images)):
+            x = to_model(part.to(weight.device)).to(weight.dtype)
+            y = model(x)
+            scores.append(torch.stack([metrics.l1(y, x), metrics.psnr(y, x), metrics.ssim(y, x)]))
     l1, psnr, ssim = torch.cat(scores, 1).cpu().double().mean(1).tolist()  # MPS has no float64
     return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)

@@ -5,12 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
-from .files import resource, write_whole
+from .files import plain, resource, user_path, write_whole
 
 M = TypeVar("M", bound=nn.Module)
 HINT = "x[None] makes a batch of one, dcae_lib.to_model(x) scales uint8 pixels to [-1, 1]"
@@ -66,7 +67,7 @@ class DCAE(nn.Module):
         zero_init: bool = True,
     ):
         channels = tuple(channels)
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        config = plain({name: value for name, value in locals().items() if name not in ("self", "__class__")})
         super().__init__()
         _check_config(**config)
         self.config: dict[str, Any] = config
@@ -93,7 +94,7 @@ class DCAE(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **metadata: str) -> Path:
         """Write `pretrained_files` into a folder, made if needed, both or neither; return the folder."""
-        folder = Path(folder)
+        folder = user_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole({folder / name: data for name, data in pretrained_files(self, **metadata).items()})
         return folder
@@ -104,7 +105,7 @@ class DCAE(nn.Module):
 
         Nothing is unpickled. FileNotFoundError for a missing file, ValueError for one that does not fit or is damaged.
         """
-        return load_pretrained(cls, resource("recorded") if folder is None else Path(folder))
+        return load_pretrained(cls, resource("recorded") if folder is None else folder)
 
 
 def pretrained_files(model: nn.Module, **metadata: str) -> dict[str, bytes]:
@@ -113,14 +114,16 @@ def pretrained_files(model: nn.Module, **metadata: str) -> dict[str, bytes]:
     return {"model.safetensors": weights, "config.json": (json.dumps(model.config, indent=1) + "\n").encode()}
 
 
-def load_pretrained(kind: type[M], folder: Path) -> M:
-    """Load a model of this kind from a folder with the two files of `pretrained_files`, in evaluation mode."""
+def load_pretrained(kind: type[M], folder: str | Path) -> M:
+    """Load a model of this kind, in float32 and evaluation mode, from a folder with the files of `pretrained_files`."""
+    folder = user_path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}; save_pretrained(folder) writes it")
     try:
-        model = kind(**json.loads((folder / "config.json").read_text()))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        with torch.device("meta"):  # draws no random numbers
+            model = kind(**json.loads((folder / "config.json").read_text()))
+        model.to_empty(device="cpu").float().load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"the model in {folder} cannot be loaded: {error}") from error
     return model.eval()

@@ -4,6 +4,7 @@ Vyas et al. 2024, arXiv 2409.11321, algorithm 3. A stack of n weights of one sha
 """
 
 import math
+import operator
 from itertools import groupby
 
 import torch
@@ -17,18 +18,19 @@ class SOAP(torch.optim.Optimizer):
     that dimension. The columns of Q are its eigenvectors. The first step of a weight makes both and moves nothing; each
     later one is Adam's along the axes of Q. Every `precondition_frequency` steps a power iteration turns Q after GG:
     the first moment turns along, the second is permuted into the new order of the eigenvalues. Weights of less than two
-    dimensions get plain Adam. State is float64 for weights in float64, else float32.
+    dimensions get plain Adam. State is float64 for weights in float64, else float32; it may be set by hand.
 
     lr, betas, weight_decay (decoupled): as in AdamW.  shampoo_beta: decay of GG; None: betas[1].
     eps: added to the root of the second moment before its bias is corrected, as in the authors' code.
     max_precondition_dim: larger dimensions get no factor. Read at the first gradient of a weight.
 
-    ValueError for settings that cannot work, TypeError for weights or gradients that are sparse or not real,
+    ValueError for settings that cannot work, TypeError for weights or gradients that are sparse, sharded or not real,
     FloatingPointError for a gradient that is NaN, infinite or too large to square: on a CPU before anything changes; on
     a GPU, which would have to wait, before the next refresh or change of weights; till then that step's count as zero.
     """
 
-    _ids: list[tuple[int, int]] = []  # group and id of each weight in the bundles
+    _ids: list[tuple] = []  # group, id, dtype and device of each weight in the bundles
+    _seen: list[Tensor] = []  # the state of these weights
     _bundles: list[tuple[int, "Bundle"]] = []
 
     def __init__(
@@ -51,10 +53,10 @@ class SOAP(torch.optim.Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            before, work = self._bundles, [(bundle, self.param_groups[k]) for k, bundle in self._bundled()]
+            before, work = self._bundles, [(bundle, self.param_groups[k]) for k, bundle in self._bundle()]
             for bundle, _ in work:
                 bundle.gather()  # raises before any weight has moved
-            due = [bundle for bundle, group in work if int(bundle.step) % group["precondition_frequency"] == 0]
+            due = [bundle for bundle, group in work if bundle.step % group["precondition_frequency"] == 0]
             look = bool(due) or before is not self._bundles  # not at each step: a GPU would have to wait
             if look and [bundle.broken.zero_() for _, bundle in before if bundle.broken]:
                 raise FloatingPointError("since the last refresh a gradient was not finite; it was taken as zero")
@@ -63,31 +65,49 @@ class SOAP(torch.optim.Optimizer):
             refresh([stack for bundle in due for stack in bundle.stacks])
         return loss
 
-    def _bundled(self) -> list[tuple[int, "Bundle"]]:
-        """Bundle the weights that have a gradient by group, device, precision and age; anew when they change."""
+    def _bundle(self) -> list[tuple[int, "Bundle"]]:
+        """Bundle weights with a gradient by group, device, precision and age; anew when they or their state change."""
         weights = [(k, p) for k, group in enumerate(self.param_groups) for p in group["params"]]
         live = [(k, p) for k, p in weights if p.grad is not None and p.numel()]
         for _, p in live:
-            if p.grad.layout != torch.strided or not p.is_floating_point():
-                raise TypeError(f"SOAP needs dense real gradients, got {p.grad.layout}, {p.dtype} of {tuple(p.shape)}")
-        ids = [(k, id(p)) for k, p in live]
-        if ids != self._ids or not all(p in self.state for _, p in live):
-            for p, state in self.state.items():  # copies: views of a weight that has left would keep its bundle alive
-                self.state[p] = {name: value.clone() for name, value in state.items()}
+            if hasattr(p, "device_mesh") or p.grad.layout != torch.strided or not p.is_floating_point():
+                kind = "a DTensor" if hasattr(p, "device_mesh") else f"{p.grad.layout}, {p.dtype}"
+                raise TypeError(f"SOAP needs dense real gradients, got {kind} of {tuple(p.shape)}")
+        ids = [(k, id(p), p.dtype, p.device) for k, p in live]
+        state = [x for _, p in live for x in self.state[p].values()]
+        same = ids == self._ids and len(state) == len(self._seen) and all(map(operator.is_, state, self._seen))
+        if not same or any(int(step) != bundle.step for _, bundle in self._bundles for step in bundle.steps):
+            for p, own in self.state.items():  # copies: views of a weight that has left would keep its bundle alive
+                to = {name: ("cpu", torch.int64) if name == "step" else (p.device, precision(p)) for name in own}
+                self.state[p] = {name: x.to(*to[name], copy=True) for name, x in own.items()}
             kinds: dict[tuple, list[Tensor]] = {}
             for k, p in live:
                 self.state[p] = self.state[p] or new_state(p, self.param_groups[k]["max_precondition_dim"])
                 kinds.setdefault((k, p.device, p.dtype, int(self.state[p]["step"])), []).append(p)
-            self._ids, self._bundles = ids, [(k, Bundle(same, self.state)) for (k, *_), same in kinds.items()]
+            self._bundles = [(k, Bundle(same, self.state)) for (k, *_), same in kinds.items()]
+            self._ids, self._seen = ids, [x for _, p in live for x in self.state[p].values()]
         return self._bundles
 
     def add_param_group(self, param_group: dict) -> None:
         """Add weights with settings of their own. ValueError for bad ones; then nothing is added."""
-        check(self.defaults | param_group)
-        super().add_param_group(param_group)
+        settings = check({name: x for name, x in (self.defaults | param_group).items() if name != "params"})
+        super().add_param_group(param_group | settings)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over a `state_dict()` in its own precision. ValueError, and no change, if it is not of such weights."""
+        saved: dict[Tensor, dict[str, Tensor]] = {}
+        hooks = [  # around those of others, which may change what is loaded
+            self.register_load_state_dict_pre_hook(lambda _, given: saved.update(self._checked(given))),
+            self.register_load_state_dict_post_hook(lambda _: self.state.update(saved), prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _checked(self, state_dict: dict) -> dict[Tensor, dict[str, Tensor]]:
+        """Copy the state of each weight out of a `state_dict()`: the base class casts it to the weights' precision."""
         for group in state_dict["param_groups"]:
             if not {"shampoo_beta", "precondition_frequency", "max_precondition_dim"} <= group.keys():
                 raise ValueError("this is not the state of a SOAP; make the optimizer that it belongs to")
@@ -100,14 +120,14 @@ class SOAP(torch.optim.Optimizer):
             fits = {name: x for name, x in fits.items() if name[0] not in "GQ" or f"Q{name.strip('GQ')}" in state}
             if state.keys() != fits.keys() or any(state[name].shape != x.shape for name, x in fits.items()):
                 raise ValueError(f"this is not the state of these weights: that of shape {tuple(p.shape)} does not fit")
-        super().load_state_dict(state_dict)
-        for p, state in saved.items():  # again, since the base class casts it to the precision of the weights
-            self.state[p] = {name: x.to("cpu" if name == "step" else p.device, copy=True) for name, x in state.items()}
-        self._ids, self._bundles = [], []
+            saved[p] = {name: x.to("cpu" if name == "step" else p.device, copy=True) for name, x in state.items()}
+        return saved
 
 
-def check(group: dict) -> None:
-    """Raise ValueError for settings that cannot work."""
+def check(group: dict) -> dict:
+    """Return settings, with NumPy's and PyTorch's numbers as Python's. Raise ValueError for those that cannot work."""
+    group = {name: x.tolist() if hasattr(x, "tolist") else x for name, x in group.items()}
+    group["betas"] = tuple(map(float, group["betas"]))
     values = {**group, "betas[0]": group["betas"][0], "betas[1]": group["betas"][1]}
     for name in ("lr", "weight_decay", "betas[0]", "betas[1]", "shampoo_beta"):
         end = 1 if "beta" in name else math.inf
@@ -118,11 +138,12 @@ def check(group: dict) -> None:
     for name in ("precondition_frequency", "max_precondition_dim"):
         if not isinstance(group[name], int) or group[name] < 1:
             raise ValueError(f"{name} must be a whole number, 1 or more, got {group[name]}")
+    return group
 
 
 def new_state(p: Tensor, max_dim: float) -> dict[str, Tensor]:
     """Make the state of a weight before its first gradient. A Q that is the identity says: its factor was always 0."""
-    dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
+    dtype = precision(p)
     first, second = (p.new_zeros((*p.shape[2:], *p.shape[:2]), dtype=dtype) for _ in range(2))  # as `project` leaves x
     state = dict(step=torch.tensor(0), exp_avg=first, exp_avg_sq=second)
     for k, d in enumerate(p.shape):
@@ -131,13 +152,18 @@ def new_state(p: Tensor, max_dim: float) -> dict[str, Tensor]:
     return state
 
 
+def precision(p: Tensor) -> torch.dtype:
+    return torch.float64 if p.dtype == torch.float64 else torch.float32
+
+
 class Bundle:
     """Weights of one group, device, precision and age: gradients and moments end to end, and a stack for each shape."""
 
     def __init__(self, params: list[Tensor], state: dict):
         kinds = {p: (p.shape, list(state[p])) for p in params}
         self.params = sorted(params, key=kinds.__getitem__)
-        self.step = torch.tensor(int(state[params[0]]["step"]))  # gradients seen so far
+        self.steps = [state[p]["step"] for p in params]  # gradients seen so far
+        self.step = int(self.steps[0])
         flat = {name: torch.cat([state[p][name].flatten() for p in self.params]) for name in ("exp_avg", "exp_avg_sq")}
         flat |= {name: torch.empty_like(flat["exp_avg"]) for name in ("turned", "gradient")}
         self.exp_avg, self.exp_avg_sq, self.turned, self.gradient = flat.values()
@@ -150,7 +176,7 @@ class Bundle:
             stack = {name: torch.stack([one[name] for one in states]) for name in names if name[0] in "GQ"}
             stack |= {name: x[start:end].view(-1, *shape[2:], *shape[:2]) for name, x in flat.items()}
             for k, one in enumerate(states):  # the state of a weight is views of what is worked on
-                one.update({name: stack[name][k] for name in names if name != "step"}, step=self.step)
+                one.update({name: stack[name][k] for name in names if name != "step"})
             self.stacks.append(stack | {"gradient": self.gradient[start:end].view(-1, *shape)})
         self.gradients = [gradient for stack in self.stacks for gradient in stack["gradient"]]
 
@@ -169,11 +195,12 @@ class Bundle:
 
     def move(self, lr, betas, shampoo_beta, eps, weight_decay, **_) -> None:
         """Take an Adam step along the axes of the eigenbases, turned back, and decay the weights."""
-        (beta1, beta2), step = betas, int(self.step)
+        (beta1, beta2), step = betas, self.step
         for stack in self.stacks:
             beta = beta2 if shampoo_beta is None else shampoo_beta
             stack["turned"].copy_(project(stack["gradient"], stack, "Q", beta))
         self.step += 1
+        torch._foreach_add_(self.steps, 1)
         if step == 0:  # the first gradient makes the bases, and moves nothing
             return
         self.exp_avg.lerp_(self.turned, 1 - beta1)

@@ -12,6 +12,7 @@ from . import metrics
 from .config import TrainConfig
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
 from .device import keep_memory
+from .files import user_path
 from .loop import Hook, SingleProcess, State, Task, evaluate, fit
 from .model import DCAE, M
 from .runs.checkpoint import Checkpoint
@@ -73,12 +74,13 @@ def run_task(
     task: Task[M], save: Save, config: TrainConfig, out: Out, splits: Splits | None, after_epoch: Call, save_every=60.0
 ) -> State[M]:
     """Run the loop for a task as `train` does; `save` writes the finished run into `out`."""
+    out = out and user_path(out)
     with processes(config.device) as (parallel, device):
         if device.type == "cpu":
             keep_memory()
         splits = splits or rank0_first(parallel, lambda: images_of(config))
         hooks: list[Hook] = [Interrupt(parallel)]
-        checkpoint = Checkpoint(Path(out) / "checkpoints", splits, parallel, save_every) if out else None
+        checkpoint = Checkpoint(out / "checkpoints", splits, parallel, save_every) if out else None
         if checkpoint:
             hooks.append(checkpoint)
         hooks += [Record(parallel), Progress(parallel)]
@@ -90,7 +92,7 @@ def run_task(
             advice = "lower the learning rate, warm up for longer, or look for broken images"
             raise NonFiniteLoss(f"{error}; {advice}") from error
         if out and checkpoint and len(state.history) == config.epochs:
-            parallel.on_rank0(lambda: save(state, splits, Path(out)))
+            parallel.on_rank0(lambda: save(state, splits, out))
             parallel.on_rank0(checkpoint.delete)
     return state
 
@@ -119,7 +121,7 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
 
     One row of pictures per file, the originals in `00.png`; of all epochs, those in EPOCHS_SHOWN and the last.
     """
-    folder, originals = Path(out) / "epochs", test.images[:count]
+    folder, originals = user_path(out) / "epochs", test.images[:count]
 
     @torch.no_grad()
     def keep(state: State[DCAE]) -> None:

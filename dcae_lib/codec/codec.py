@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data import DataError, to_model, to_uint8
-from ..data.pictures import in_rgb
+from ..data import DataError, open_picture, to_model, to_uint8
 from ..tiles import cut, join
 from . import coder
 from .bitstream import TILE, Header, check_size, pack, unpack
@@ -46,6 +45,12 @@ class Codec:
 
     def __reduce__(self) -> tuple:
         return type(self), (self.model,)  # makes a codec picklable, for other processes
+
+    def _heed_changes(self) -> None:
+        """Follow a model that was changed in place: bytes must say which weights wrote them."""
+        if (now := identity(self.model)) != self.identity:
+            self.identity = now
+            self.context.cache_clear()
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "Codec":
@@ -88,6 +93,7 @@ class Codec:
 
     def decompress_each(self, data: list[bytes], progress: Progress | None = None) -> list[Tensor]:
         """Decompress several files, many at a time; sizes and qualities may differ."""
+        self._heed_changes()
         files = [unpack(bytes(file), self.identity) for file in data]
         groups = defaultdict(list)  # files that are decoded together
         for k, (header, _) in enumerate(files):
@@ -121,7 +127,8 @@ class Codec:
         if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
         device = self.model.log_gain.device
-        q = torch.tensor([float(quality)], device=device)
+        self._heed_changes()
+        q = self.model.log_gain.new_tensor([quality])
         tiles = cut(images, TILE, "replicate")
         latents = []
         for part in tiles.split(BATCH):
@@ -139,7 +146,7 @@ class Codec:
         the nearest latents of its neighbours, so that no seam shows.
         """
         device = self.model.log_gain.device
-        q = torch.tensor([float(quality)], device=device)
+        q = self.model.log_gain.new_tensor([quality])
         edge = int(quality < SEAMLESS and max(H, W) > TILE)
         inner = slice(edge * self.factor, edge * self.factor + TILE)
         parts = cut(join(y, B, *self._latent_size(H, W)), self.grid, "replicate", edge).split(BATCH)
@@ -167,7 +174,7 @@ def as_pixels(images: ImageLike, background: str | None = None) -> tuple[Tensor,
     """Return uint8 [B, 3, H, W], and True for a batch. ValueError for anything that is not an image, or too large."""
     if isinstance(images, Image.Image):
         try:
-            images = np.asarray(in_rgb(images, "the image", background))
+            images = np.asarray(open_picture(images, "the image", background))
         except DataError as error:
             raise ValueError(str(error)) from error
     if not isinstance(images, Tensor | np.ndarray):

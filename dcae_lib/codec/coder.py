@@ -101,7 +101,7 @@ def decode(
     decoders = [constriction.stream.queue.RangeDecoder(part) for part in words]
     N, h, w = mask.shape
     size, stream_ends = context.size, np.cumsum(sizes)
-    padded = pad(torch.zeros(N, context.channels, h, w), mask)
+    padded = pad(torch.zeros(N, context.channels, h, w, dtype=torch.float32), mask)
     sites = mask.any(0).nonzero().tolist()
     for done, (i, j) in enumerate(sites, 1):
         tiles = mask[:, i, j].nonzero()[:, 0]

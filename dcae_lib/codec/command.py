@@ -1,6 +1,7 @@
 """The commands `dcae compress` and `dcae decompress`: pictures to .dcae files, and back to PNG."""
 
 import io
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
@@ -12,7 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 from tqdm.auto import tqdm
 
 from ..data import DataError, read_picture, to_model
-from ..files import write_whole
+from ..files import user_path, write_whole
 from ..metrics import psnr
 from .codec import Codec
 from .coder import Progress
@@ -27,10 +28,10 @@ def add_commands(commands) -> None:
         ("decompress", ".dcae files", "Decompress .dcae files to PNG."),
     ):
         parser: ArgumentParser = commands.add_parser(name, help=text, description=text, epilog=status)
-        parser.add_argument("files", nargs="+", type=Path, help=source)
-        parser.add_argument("--out", required=True, type=Path, help="folder to write to, created if needed")
+        parser.add_argument("files", nargs="+", help=source)
+        parser.add_argument("--out", required=True, help="folder to write to, created if needed")
         parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-        parser.add_argument("--model", type=Path, help="folder with the codec's weights (default: the shipped ones)")
+        parser.add_argument("--model", help="folder with the codec's weights (default: the shipped ones)")
         if name == "compress":
             parser.add_argument("--quality", type=quality, default=50, metavar="0..100", help="default: %(default)s")
             parser.add_argument("--background", type=colour, help="colour under transparent pictures, such as white")
@@ -48,25 +49,26 @@ def colour(text: str) -> str:
 
 def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
     convert, suffix = (_compress, ".dcae") if name == "compress" else (_decompress, ".png")
-    targets = [options.out / f"{file.stem}{suffix}" for file in options.files]
+    files, out = [user_path(file) for file in options.files], user_path(options.out)
+    targets = [out / f"{file.stem}{suffix}" for file in files]
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:
         parser.error(f"{count} of the files would become {target}; write them to different folders")
     try:
         codec = Codec.from_pretrained(options.model)
-        options.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     failed = 0
     with tqdm(total=len(targets), unit="file", desc=name, disable=None) as bar:  # no bar unless stderr is a terminal
-        for k, (file, target) in enumerate(zip(options.files, targets)):
+        for k, (file, target) in enumerate(zip(files, targets)):
 
             def progress(fraction: float, k: int = k) -> None:
                 bar.update(k + fraction - bar.n)
 
             try:
-                bar.write(convert(codec, file, target, options, progress), file=sys.stdout)
+                done = convert(codec, file, target, options, progress)
             except (DataError, OSError, ValueError) as error:
                 failed += 1
                 named = str(file) in str(error) or str(target) in str(error)
@@ -74,10 +76,23 @@ def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
             except KeyboardInterrupt:
                 bar.write("interrupted; every file written is complete", file=sys.stderr)
                 return 130
+            else:
+                show_line(done)
             progress(1.0)
     if failed:
         print(f"{failed} of {len(targets)} files failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def show_line(text: str) -> None:
+    """Print a line, above a bar; a console or pipe that takes none does not undo the work that the line reports."""
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            print(f"the report could not be written ({error.strerror})", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left, also at the exit
 
 
 def _compress(codec: Codec, file: Path, to: Path, options: Namespace, progress: Progress) -> str:

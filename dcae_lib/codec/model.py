@@ -35,7 +35,7 @@ class RateModel(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "RateModel":
         """Load the weights in a folder, by default the shipped ones; see `Codec.from_pretrained`."""
-        return load_pretrained(cls, resource("codec_weights") if folder is None else Path(folder))
+        return load_pretrained(cls, resource("codec_weights") if folder is None else folder)
 
     def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
         """Pixels in [-1, 1], [N, 3, H, W], and qualities, floats [N] or [1] → latents before rounding, [N, C, h, w]."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..data import ImageSet, Splits, eval_batch_size, to_model, to_uint8
 from ..files import resource
-from ..loop import State, Task
+from ..loop import State, Task, evaluating
 from ..metrics import psnr
 from ..model import DCAE
 from ..runs.record import save_run
@@ -49,17 +49,15 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
     """Return means over images at six qualities: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
     scores: dict[str, float] = {}
-    for q in SCORED:
-        rows = []
-        for part in images.images.split(eval_batch_size(images)):
-            x = to_model(part.to(device))
-            y, cost = model(x, torch.full((len(x),), float(q), device=device))
-            rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), psnr(to_model(to_uint8(y)), x)]))
-        scores[f"bpp_{q}"], scores[f"psnr_{q}"] = torch.cat(rows, 1).mean(1).tolist()
-    model.train(was_training)
+    with evaluating(model) as weight:
+        for q in SCORED:
+            rows = []
+            for part in images.images.split(eval_batch_size(images)):
+                x = to_model(part.to(weight.device))
+                y, cost = model(x, weight.new_full((len(x),), q))
+                rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), psnr(to_model(to_uint8(y)), x)]))
+            scores[f"bpp_{q}"], scores[f"psnr_{q}"] = torch.cat(rows, 1).mean(1).tolist()
     return scores
 
 

@@ -9,10 +9,10 @@ from PIL import ImageOps
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..files import resource
+from ..files import resource, user_path
 from ..tiles import cut
 from .cifar10 import load_cifar10
-from .pictures import image_files, open_picture, pixel_sizes, read_picture
+from .pictures import image_files, open_picture, pixel_sizes, read_picture, warn_of_twins
 from .sets import CLASSES, DataError, Splits, image_set
 
 
@@ -21,14 +21,15 @@ def load_images(source: str | Path = "sample", size: int | tuple[int, int] | Non
 
     The images of a folder, and of the folders within it, must have one size, or are brought to `size`, a side in pixels
     or (height, width): fit="crop" scales and cuts out the centre, fit="resize" stretches. A tenth of them, chosen with
-    a fixed seed, is the test set; labels are None. Raises DataError if the images cannot be found, downloaded or read.
+    a fixed seed, is the test set; labels are None. Hidden files are left out, and a warning names a picture that is
+    there twice. Raises DataError if the images cannot be found, downloaded or read.
     """
     if fit not in ("crop", "resize"):
         raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
     if source not in ("sample", "cifar10"):
         if size is not None and len(pixel_sizes("size", size)) not in (1, 2):
             raise ValueError(f"size must be a side or (height, width), got {size}")
-        return _load_folder(Path(source), size, fit)
+        return _load_folder(user_path(source), size, fit)
     if size is not None:
         raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
     return _load_sample() if source == "sample" else load_cifar10()
@@ -64,6 +65,7 @@ def _load_folder(folder: Path, size: int | tuple[int, int] | None, fit: str) -> 
         if images[-1].shape != images[0].shape:
             (h, w), (h0, w0) = images[-1].shape[1:], images[0].shape[1:]
             raise DataError(f"{path} is {h}×{w}, but {paths[0]} is {h0}×{w0}; say size= to bring them to one size")
+    warn_of_twins((str(path), image.numpy().tobytes()) for path, image in zip(paths, images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     tests, name = max(1, len(images) // 10), Path(os.path.abspath(folder)).name
     train, test = (torch.stack([images[i] for i in sorted(part)]) for part in (order[tests:], order[:tests]))

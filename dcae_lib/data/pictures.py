@@ -1,26 +1,37 @@
-"""Picture files: found in a folder, opened upright and in RGB."""
+"""Picture files: found in a folder, opened upright and in sRGB."""
 
+import hashlib
+import io
 import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..files import user_path
 from .sets import DataError
 
+Source = str | Path | BinaryIO | Image.Image
 MAX_PIXELS = 2**26  # of one picture: bounds the memory that a file can ask for
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others (EPS) Pillow starts programs
 # Everything that Pillow was seen to raise on damaged files of these formats.
 UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
 # EXIF orientation → what sets a picture upright; ImageOps.exif_transpose rewrites EXIF too, and fails if it is damaged.
 UPRIGHT = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
+MADE_BY_SYSTEMS = ("@eaDir", "__MACOSX")  # folders of thumbnails and of forks
+
+
+def is_image(path: str) -> bool:
+    """Return whether a path, relative to what the user named, is an image file by its suffix, and not hidden."""
+    hidden = (part in MADE_BY_SYSTEMS or (part[:1] == "." and part.strip(".")) for part in path.split("/"))
+    return path.lower().endswith(IMG_EXTENSIONS) and not any(hidden)
 
 
 def image_files(folder: Path) -> Iterator[tuple[str, int]]:
@@ -35,33 +46,43 @@ def image_files(folder: Path) -> Iterator[tuple[str, int]]:
     try:
         for parent, _, names in os.walk(folder, onerror=refuse):
             for name in names:
-                if name.lower().endswith(IMG_EXTENSIONS):
-                    path = os.path.join(parent, name)
+                path = os.path.join(parent, name)
+                if is_image(Path(path).relative_to(folder).as_posix()):
                     yield path, os.path.getsize(path)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); repair or remove it") from error
 
 
-def read_picture(file: str | Path | BinaryIO, name: str | None = None, background: str | None = "white") -> Tensor:
+def warn_of_twins(pictures: Iterable[tuple[str, bytes]]) -> None:
+    """Name the pictures, of pairs of name and content, that are there twice: one may be a test image."""
+    first: dict[bytes, str] = {}
+    named = ((name, first.setdefault(hashlib.sha256(content).digest(), name)) for name, content in pictures)
+    twins = [f"{name} is the same picture as {before}" for name, before in named if name != before]
+    if twins:
+        more = f"; {len(twins) - 3} more" if len(twins) > 3 else ""
+        warnings.warn(f"{'; '.join(twins[:3])}{more}: one may be trained on and the other tested", stacklevel=3)
+
+
+def read_picture(source: Source, name: str | None = None, background: str | None = "white") -> Tensor:
     """Read what `open_picture` opens as uint8 [3, H, W]."""
-    return pil_to_tensor(open_picture(file, name, background))
+    return pil_to_tensor(open_picture(source, name, background))
 
 
-def open_picture(file: str | Path | BinaryIO, name: str | None = None, background: str | None = "white") -> Image.Image:
-    """Open the first frame of a picture, upright as its EXIF orientation says, in RGB (see `in_rgb`).
+def open_picture(source: Source, name: str | None = None, background: str | None = "white") -> Image.Image:
+    """Open a file, or take a Pillow image, upright as its EXIF orientation says, in RGB with sRGB's colours.
 
-    Raises DataError, one line that begins with the name, for what cannot be read or has more than MAX_PIXELS pixels.
+    Transparent pixels get the background; of several pages or frames one is taken, with a warning; colours of 16
+    bits lose the lower 8. Raises DataError, one line that begins with the name, for what cannot be read, greys of more
+    than 8 bits, more than MAX_PIXELS pixels, and transparent pixels without a background.
     """
-    name = " ".join((name or str(file)).split())
+    name = " ".join((name or str(source)).split())
     try:
+        if isinstance(source, Image.Image):
+            return _in_srgb(_upright(source, name), name, background)
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image: Image.Image = Image.open(file, formats=FORMATS)
+            image: Image.Image = Image.open(user_path(source) if isinstance(source, str) else source, formats=FORMATS)
         with image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"{name} is {width}×{height}; {MAX_PIXELS / 1e6:.0f} megapixels at most: scale it down")
-            transpose = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            return in_rgb(image if transpose is None else image.transpose(transpose), name, background)
+            return _in_srgb(_upright(image, name), name, background)
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -72,19 +93,51 @@ def open_picture(file: str | Path | BinaryIO, name: str | None = None, backgroun
         raise DataError(f"{name} cannot be read as a picture ({error})") from error
 
 
-def in_rgb(image: Image.Image, name: str, background: str | None) -> Image.Image:
-    """Convert a Pillow image to RGB, on a background if it is transparent; colours of 16 bits lose the lower 8.
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name} is {width}×{height}; {MAX_PIXELS / 1e6:.0f} megapixels at most: scale it down")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: other views of the same picture
+        warnings.warn(f"{name} has several pages or frames; only one is taken", stacklevel=2)
+    image.load()  # Pillow turns a TIFF here, and drops its orientation
+    transpose = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if transpose is None else image.transpose(transpose)
 
-    Raises DataError for greys of more than 8 bits, and for a transparent image without a background.
-    """
+
+def _in_srgb(image: Image.Image, name: str, background: str | None) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # Pillow would clip these to white or black
         raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
-        if background is None:
-            raise DataError(f"{name} is transparent, and has no background yet; name a colour for it")
         image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] == 255:  # opaque everywhere
+            image = image.convert("RGB")
+        elif background is None:
+            raise DataError(f"{name} is transparent, and has no background yet; name a colour for it")
+    if profile:
+        image = _converted(image, profile, name)
+    if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     return image.convert("RGB")
+
+
+def _converted(image: Image.Image, profile: bytes, name: str) -> Image.Image:
+    """Convert colours from an ICC profile to sRGB, unless that is what they are up to rounding; keep transparency."""
+    mode = "RGBA" if image.mode == "RGBA" else "RGB"
+    cube = Image.fromarray(np.mgrid[:256:51, :256:51, :256:51].reshape(3, 1, -1).T.astype(np.uint8))
+    try:
+        source, intent = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        if image.mode != mode and source.profile.xcolor_space.strip() == "RGB":  # a grey picture, or a palette
+            image = image.convert("RGB")
+        to_srgb = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, mode, intent)
+        if image.mode == mode:
+            seen = np.asarray(ImageCms.applyTransform(cube.convert(mode), to_srgb), int)
+            if abs(seen - np.asarray(cube.convert(mode))).max() <= 2:
+                return image
+        return ImageCms.applyTransform(image, to_srgb) or image
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        warnings.warn(f"{name} has a colour profile that cannot be used ({error}); it is taken for sRGB", stacklevel=2)
+        return image
 
 
 def pixel_sizes(name: str, given) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import plots
 from ..data import read_picture, to_model
-from ..files import resource
+from ..files import resource, user_path
 from ..model import DCAE
 from ..tiles import reconstruct
 from .widgets import Explorer, Redraw, decibels, label, png
@@ -47,7 +47,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
         if file.value:
             show(io.BytesIO(file.value[0]["content"]), file.value[0]["name"])
 
-    photo = Path(photo) if photo else resource("photos") / "cat.webp"
+    photo = user_path(photo) if photo else resource("photos") / "cat.webp"
     shown = show(photo, photo.name)
     middle = torch.stack([plots.middle(picture, 96) for picture in shown.values()])
     still = plots.image_rows({"middle": middle}, [*shown])

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..config import TrainConfig
 from ..data import ImageSet, Splits
-from ..files import CLONE, PACKAGE, write_whole
+from ..files import CLONE, PACKAGE, user_path, write_whole
 from ..loop import Hook, SingleProcess, State
 from ..model import pretrained_files
 from .checkpoint import plain, refuse_changes
@@ -101,7 +101,7 @@ def save_run(
 
 def refuse_another(config: TrainConfig, out: str | Path) -> None:
     """Raise ValueError if a run with other settings was finished in `out`: a command does not replace it."""
-    path = Path(out) / "history.json"
+    path = user_path(out) / "history.json"
     if path.exists():
         before = asdict(TrainConfig()) | json.loads(path.read_text(encoding="utf-8")).get("config", {})
         refuse_changes(plain(before), plain(asdict(config)), f"{out} holds a finished training with other settings")

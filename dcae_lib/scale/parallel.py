@@ -96,7 +96,7 @@ def processes(device: str | None = None) -> Iterator[tuple[SingleProcess, torch.
 
     A process group that exists already is used and left as it is.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
         yield SingleProcess(), best_device(device)
         return
     if "LOCAL_RANK" not in os.environ:

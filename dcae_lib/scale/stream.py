@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..data import DataError, Splits, image_files, image_set, open_picture, pixel_sizes, to_model
+from ..data.pictures import is_image, warn_of_twins
 from ..data.sets import Shard
+from ..files import user_path
 
 WORKERS = 2  # of each training process
 MAX_TESTS = 500  # images that are evaluated after every epoch, kept in memory
@@ -56,6 +57,8 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
         for message in broken:
             warnings.warn(f"{message}; it is left out", stacklevel=2)
     chosen = np.sort(np.append(np.fromiter(candidates, np.int64), order[-1]))
+    alike = chosen[np.isin(files.images[2, chosen], files.images[2, sorted(tests)])]  # as long as one of the tests
+    warn_of_twins(files.data(i) for i in (*sorted(tests), *alike))
     test = image_set(torch.stack([tests[i] for i in sorted(tests)]), None, f"{files.name} test")
     return Splits(ImageStream(files, torch.from_numpy(chosen), crops, workers), test)
 
@@ -64,7 +67,7 @@ class Files:
     """The places of images: paths of files, and int64 [3, N], the file, first byte and length of each image."""
 
     def __init__(self, source: Source):
-        sources = [Path(source)] if isinstance(source, (str, Path)) else [Path(path) for path in source]
+        sources = [user_path(path) for path in ([source] if isinstance(source, str | Path) else source)]
         self.name = Path(os.path.abspath(sources[0])).name if len(sources) == 1 else f"{len(sources)} shards"
         self.root = sources[0] if len(sources) == 1 and sources[0].is_dir() else None
         shards = sorted(self.root.glob("*.tar")) if self.root else sources
@@ -81,17 +84,21 @@ class Files:
         names = self.paths if self.root else np.array([os.path.basename(path) for path in self.paths])
         return hashlib.sha256(names.tobytes() + self.images.tobytes()).hexdigest()
 
-    def read(self, i: int) -> Image.Image:
-        """Read image i in RGB. Raises DataError that names it."""
+    def data(self, i: int) -> tuple[str, bytes]:
+        """Return the name and the bytes of image i. Raises DataError that names it."""
         k, start, length = self.images[:, i]
         path = os.path.join(self.root or "", os.fsdecode(self.paths[k]))
         name = f"{path} (the image at byte {start:,})" if start else path
         try:
             with open(path, "rb") as file:
                 file.seek(start)
-                data = file.read(length)
+                return name, file.read(length)
         except OSError as error:
             raise DataError(f"{name} cannot be read ({error.strerror})") from error
+
+    def read(self, i: int) -> Image.Image:
+        """Read image i in RGB. Raises DataError that names it."""
+        name, data = self.data(i)
         return open_picture(io.BytesIO(data), name)
 
     def read_first(self, candidates: Iterable[int]) -> tuple[int, Image.Image, list[str]]:
@@ -118,12 +125,17 @@ def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, n
     for k, shard in enumerate(shards):
         try:
             with tarfile.open(shard, "r:") as tar:
+                places: dict[str, tuple[int, int]] = {}  # where a hard link finds what it names
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                    # WebDataset: what follows the first dot says what a member is.
-                    kind = "." + member.name.rpartition("/")[2].partition(".")[2].lower()
-                    if member.isreg() and not member.issparse() and kind in IMG_EXTENSIONS:
-                        images.extend((k, member.offset_data, member.size))
+                    if member.isreg() and not member.issparse():
+                        places[member.name] = member.offset_data, member.size
+                    elif member.islnk() and member.linkname in places:
+                        places[member.name] = places[member.linkname]
+                    elif is_image(member.name):
+                        warnings.warn(f"{member.name} in {shard} is no plain file; it is left out", stacklevel=4)
+                for name in _of_samples(filter(is_image, places), shard):
+                    images.extend((k, *places[name]))
                 with open(shard, "rb") as file:  # tarfile takes a damaged header for the end
                     file.seek(tar.offset)
                     if file.read(512).strip(b"\0"):
@@ -132,6 +144,18 @@ def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, n
             raise DataError(f"{shard} is no folder, and no tar file that can be read uncompressed ({error})") from error
     names = [os.fsencode(os.path.relpath(shard, root) if root else shard) for shard in shards]
     return np.array(names), np.frombuffer(images, np.int64).reshape(-1, 3).T
+
+
+def _of_samples(names: Iterable[str], shard: Path) -> list[str]:
+    """Leave out what WebDataset takes for a further field of a sample: 7.mask.png next to 7.png, but not 7.of.9.png."""
+    samples = {name: name[: name.index(".", name.rfind("/") + 1)] for name in names}  # it cuts at the first dot
+    plain = {sample for name, sample in samples.items() if sample == name.rpartition(".")[0]}
+    kept = [name for name, sample in samples.items() if sample not in plain or sample == name.rpartition(".")[0]]
+    if count := len(samples) - len(kept):
+        warnings.warn(
+            f"{count} members of {shard} are left out, as further fields of samples that have an image", stacklevel=5
+        )
+    return kept
 
 
 class ImageStream:
@@ -173,13 +197,13 @@ class ImageStream:
             if pictures is None:
                 raise DataError(broken[-1])
             for message in broken:
-                warnings.warn(f"{message}; the next one is taken in its place", stacklevel=2)
+                warnings.warn(message, stacklevel=2)
             x = torch.from_numpy(pictures)
             yield to_model((x.pin_memory() if pinned else x).to(self.device, non_blocking=pinned))
 
 
 class Crops(Dataset):
-    """The work of a worker: (indices, side, seed) → uint8 [B, 3, side, side], and messages about broken images."""
+    """The work of a worker: (indices, side, seed) → uint8 [B, 3, side, side], and messages about images."""
 
     def __init__(self, stream: ImageStream):
         self.files, self.chosen = stream.files, stream.chosen.numpy()
@@ -189,10 +213,13 @@ class Crops(Dataset):
         pictures, messages = [], []
         for i in indices:
             try:  # one broken image in a million does not end a training
-                _, image, broken = self.files.read_first(np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap"))
+                with warnings.catch_warnings(record=True, action="always") as said:
+                    here = np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap")
+                    _, image, broken = self.files.read_first(here)
             except DataError as error:
                 return None, [str(error)]
-            messages += broken
+            messages += [f"{message}; the next one is taken in its place" for message in broken]
+            messages += [str(one.message) for one in said]
             pictures.append(square(image, side, np.random.default_rng((seed, i))).numpy())
         return np.stack(pictures), messages
 
