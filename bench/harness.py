@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dcae_lib.data import read_picture
-from dcae_lib.device import keep_memory
 from dcae_lib.files import resource, write_whole
 from dcae_lib.runs.record import processor, provenance
+from dcae_lib.training import keep_memory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PHOTOS = ("astronaut", "cat", "coffee")

@@ -24,7 +24,7 @@ from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
 from dcae_lib import DCAE, ImageSet, Splits, TrainConfig, load_images, train
-from dcae_lib.device import keep_memory
+from dcae_lib.training import keep_memory
 
 
 def torchvision_cifar10(images: ImageSet) -> CIFAR10:

@@ -36,11 +36,9 @@ class TrainConfig:
         for name, value in vars(self).items():
             object.__setattr__(self, name, plain(value))
         object.__setattr__(self, "crop", pixel_sizes("crop", self.crop))
-        counts = self.epochs, self.batch_size
-        if not all(isinstance(count, int) and count >= 1 for count in counts):
-            raise ValueError("epochs and batch_size must be whole numbers, 1 or more, got {} and {}".format(*counts))
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be a whole number from 0 to 2⁶⁴ - 1, got {self.seed}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            if not isinstance(value := getattr(self, name), int) or not least <= value < 2**63:
+                raise ValueError(f"{name} must be a whole number, {least} or more and below 2⁶³, got {value!r}")
         if not 0 < self.lr < math.inf or not 0 <= self.warmup <= 1:
             raise ValueError(f"lr must be above 0 and finite, warmup in [0, 1], got {self.lr} and {self.warmup}")
         if self.clip is not None and not 0 < self.clip < math.inf:
@@ -48,8 +46,6 @@ class TrainConfig:
         for name, allowed in (("schedule", ("cosine", "constant")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not isinstance(self.model, dict):
-            raise ValueError(f"model must name arguments of DCAE(...), as in {{'groups': 8}}, got {self.model!r}")
         optimizer_class(self.optimizer)
 
     @classmethod
@@ -81,12 +77,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     """Return SOAP, or the class of that name in torch.optim; ValueError if there is none that the loop can drive."""
     optimizer: Any = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
-    is_optimizer = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
-    if not is_optimizer or name in ("LBFGS", "SparseAdam"):
-        raise ValueError(
-            f"optimizer must be SOAP or a name in torch.optim, such as AdamW, got {name!r} "
-            "(LBFGS and SparseAdam need another loop or other gradients)"
-        )
+    known = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
+    if not known or name in ("LBFGS", "SparseAdam"):  # these need another loop, or other gradients
+        raise ValueError(f"optimizer must be SOAP or a name in torch.optim but LBFGS and SparseAdam, got {name!r}")
     return optimizer
 
 

@@ -100,7 +100,7 @@ def fit(
     parallel, device = parallel or SingleProcess(), device or best_device(config.device)
     images, test = splits.train.to(device), splits.test.to(device)
     torch.manual_seed(config.seed)
-    model = task.build().to(device, torch.float32)
+    model = task.build().to(device)
     optimizer = optimizer_class(config.optimizer)(model.parameters(), lr=config.lr, **config.optimizer_args)
     order = torch.Generator().manual_seed(config.seed)
     steps_per_epoch = math.ceil(len(images) / config.batch_size)

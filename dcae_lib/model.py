@@ -67,10 +67,10 @@ class DCAE(nn.Module):
         zero_init: bool = True,
     ):
         channels = tuple(channels)
-        config = plain({name: value for name, value in locals().items() if name not in ("self", "__class__")})
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        _check_config(**config)
-        self.config: dict[str, Any] = config
+        self.config: dict[str, Any] = plain(settings)
+        _check_config(**self.config)
         self.factor = 4 ** (len(channels) - 1)
         self.encoder = Encoder(channels, latent_channels, shortcut, groups, dropout, stage_dropout, zero_init)
         self.decoder = Decoder(channels, latent_channels, shortcut, groups, dropout, up_kernel, zero_init)

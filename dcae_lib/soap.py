@@ -29,8 +29,7 @@ class SOAP(torch.optim.Optimizer):
     a GPU, which would have to wait, before the next refresh or change of weights; till then that step's count as zero.
     """
 
-    _ids: list[tuple] = []  # group, id, dtype and device of each weight in the bundles
-    _seen: list[Tensor] = []  # the state of these weights
+    _seen: list = []  # of each weight in the bundles: group, weight, dtype, device and state
     _bundles: list[tuple[int, "Bundle"]] = []
 
     def __init__(
@@ -45,7 +44,7 @@ class SOAP(torch.optim.Optimizer):
         max_precondition_dim: int = 10000,
     ):
         settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
-        super().__init__(params, settings)
+        super().__init__(params, check(settings))
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -73,19 +72,17 @@ class SOAP(torch.optim.Optimizer):
             if hasattr(p, "device_mesh") or p.grad.layout != torch.strided or not p.is_floating_point():
                 kind = "a DTensor" if hasattr(p, "device_mesh") else f"{p.grad.layout}, {p.dtype}"
                 raise TypeError(f"SOAP needs dense real gradients, got {kind} of {tuple(p.shape)}")
-        ids = [(k, id(p), p.dtype, p.device) for k, p in live]
-        state = [x for _, p in live for x in self.state[p].values()]
-        same = ids == self._ids and len(state) == len(self._seen) and all(map(operator.is_, state, self._seen))
+        seen = [x for k, p in live for x in (k, p, p.dtype, p.get_device(), *self.state[p].values())]
+        same = len(seen) == len(self._seen) and all(map(operator.is_, seen, self._seen))
         if not same or any(int(step) != bundle.step for _, bundle in self._bundles for step in bundle.steps):
             for p, own in self.state.items():  # copies: views of a weight that has left would keep its bundle alive
-                to = {name: ("cpu", torch.int64) if name == "step" else (p.device, precision(p)) for name in own}
-                self.state[p] = {name: x.to(*to[name], copy=True) for name, x in own.items()}
+                self.state[p] = {name: x.to(**home(p, name), copy=True) for name, x in own.items()}
             kinds: dict[tuple, list[Tensor]] = {}
             for k, p in live:
                 self.state[p] = self.state[p] or new_state(p, self.param_groups[k]["max_precondition_dim"])
                 kinds.setdefault((k, p.device, p.dtype, int(self.state[p]["step"])), []).append(p)
             self._bundles = [(k, Bundle(same, self.state)) for (k, *_), same in kinds.items()]
-            self._ids, self._seen = ids, [x for _, p in live for x in self.state[p].values()]
+            self._seen = [x for k, p in live for x in (k, p, p.dtype, p.get_device(), *self.state[p].values())]
         return self._bundles
 
     def add_param_group(self, param_group: dict) -> None:
@@ -96,15 +93,10 @@ class SOAP(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over a `state_dict()` in its own precision. ValueError, and no change, if it is not of such weights."""
         saved: dict[Tensor, dict[str, Tensor]] = {}
-        hooks = [  # around those of others, which may change what is loaded
-            self.register_load_state_dict_pre_hook(lambda _, given: saved.update(self._checked(given))),
-            self.register_load_state_dict_post_hook(lambda _: self.state.update(saved), prepend=True),
-        ]
-        try:
+        look = self.register_load_state_dict_pre_hook(lambda _, given: saved.update(self._checked(given)))
+        take = self.register_load_state_dict_post_hook(lambda _: self.state.update(saved), prepend=True)
+        with look, take:  # within the hooks of others, which may change what is loaded
             super().load_state_dict(state_dict)
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _checked(self, state_dict: dict) -> dict[Tensor, dict[str, Tensor]]:
         """Copy the state of each weight out of a `state_dict()`: the base class casts it to the weights' precision."""
@@ -120,7 +112,7 @@ class SOAP(torch.optim.Optimizer):
             fits = {name: x for name, x in fits.items() if name[0] not in "GQ" or f"Q{name.strip('GQ')}" in state}
             if state.keys() != fits.keys() or any(state[name].shape != x.shape for name, x in fits.items()):
                 raise ValueError(f"this is not the state of these weights: that of shape {tuple(p.shape)} does not fit")
-            saved[p] = {name: x.to("cpu" if name == "step" else p.device, copy=True) for name, x in state.items()}
+            saved[p] = {name: x.to(home(p, name)["device"], copy=True) for name, x in state.items()}
         return saved
 
 
@@ -143,17 +135,19 @@ def check(group: dict) -> dict:
 
 def new_state(p: Tensor, max_dim: float) -> dict[str, Tensor]:
     """Make the state of a weight before its first gradient. A Q that is the identity says: its factor was always 0."""
-    dtype = precision(p)
-    first, second = (p.new_zeros((*p.shape[2:], *p.shape[:2]), dtype=dtype) for _ in range(2))  # as `project` leaves x
+    first, second = (torch.zeros((*p.shape[2:], *p.shape[:2]), **home(p)) for _ in range(2))  # as `project` leaves x
     state = dict(step=torch.tensor(0), exp_avg=first, exp_avg_sq=second)
     for k, d in enumerate(p.shape):
         if p.ndim > 1 and 1 < d <= max_dim:
-            state |= {f"GG{k}": p.new_zeros(d, d, dtype=dtype), f"Q{k}": torch.eye(d, dtype=dtype, device=p.device)}
+            state |= {f"GG{k}": torch.zeros(d, d, **home(p)), f"Q{k}": torch.eye(d, **home(p))}
     return state
 
 
-def precision(p: Tensor) -> torch.dtype:
-    return torch.float64 if p.dtype == torch.float64 else torch.float32
+def home(p: Tensor, name: str = "") -> dict:
+    """Return the device and the precision of a part of a weight's state."""
+    if name == "step":
+        return dict(device="cpu", dtype=torch.int64)
+    return dict(device=p.device, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32)
 
 
 class Bundle:

@@ -1,5 +1,7 @@
 """Training with everything that a real run needs around the loop: checkpoints, Ctrl-C, several processes, a record."""
 
+import ctypes
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,6 @@ from torchvision.transforms.functional import to_pil_image
 from . import metrics
 from .config import TrainConfig
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
-from .device import keep_memory
 from .files import user_path
 from .loop import Hook, SingleProcess, State, Task, evaluate, fit
 from .model import DCAE, M
@@ -53,7 +54,7 @@ def train(
     """
 
     def build() -> DCAE:
-        model = DCAE(**config.model)
+        model = DCAE(**config.model).float()  # whatever torch's default is
         for side in config.crop:
             if side % model.factor or side < metrics.WINDOW:
                 raise ValueError(f"crops must be multiples of {model.factor}, {metrics.WINDOW} or more, got {side}")
@@ -133,3 +134,11 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
                 to_pil_image(torch.cat(list(pictures), dim=2)).save(folder / f"{name}.png")
 
     return keep
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory for the next step instead of returning it to the system and faulting it in anew."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, its maximum

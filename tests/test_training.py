@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 from several import CONFIG, PICTURES, same
 
-from dcae_lib import DCAE, SOAP, to_model, to_uint8, train
+from dcae_lib import DCAE, SOAP, Splits, to_model, to_uint8, train
 from dcae_lib.config import learning_rate
 from dcae_lib.data import batches
+from dcae_lib.metrics import MAX_PSNR
 from dcae_lib.training import keep_pictures
 
 
@@ -53,3 +54,23 @@ def test_pictures_of_some_epochs_and_the_last_are_kept(tmp_path):
     for name, images in (("00", test.images), ("07", last)):
         row = np.asarray(Image.open(tmp_path / "epochs" / f"{name}.png"))
         assert np.array_equal(row, np.hstack(images.permute(0, 2, 3, 1)))
+
+
+def test_pictures_that_come_back_exactly_are_saved_too(tmp_path):
+    white = replace(PICTURES.train, images=torch.full_like(PICTURES.train.images, 255))
+    config = replace(CONFIG, lr=1e-9)
+    run_before = DCAE.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DCAE, "forward", lambda model, x: x + 0 * run_before(model, x))
+        run = train(config, tmp_path / "run", Splits(white, replace(PICTURES.test, images=white.images[:9])))
+    assert run.metrics["psnr"] == MAX_PSNR and "Infinity" not in (tmp_path / "run" / "history.json").read_text()
+
+
+def test_a_run_lands_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train(replace(CONFIG, epochs=1), "~/deep/run", PICTURES)
+    assert DCAE.from_pretrained("~/deep/run").config["groups"] == CONFIG.model["groups"]
+
+
+def test_training_computes_in_float32_whatever_the_default_is(float64_by_default):
+    assert next(train(replace(CONFIG, epochs=1), splits=PICTURES).model.parameters()).dtype == torch.float32

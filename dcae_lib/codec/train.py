@@ -71,7 +71,7 @@ def train_codec(
 
     def build() -> RateModel:
         start = DCAE.from_pretrained()
-        model = RateModel(context=config.model, **start.config)
+        model = RateModel(context=config.model, **start.config).float()
         model.autoencoder.load_state_dict(start.state_dict())
         return model
 

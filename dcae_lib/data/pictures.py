@@ -122,20 +122,15 @@ def _in_srgb(image: Image.Image, name: str, background: str | None) -> Image.Ima
 
 
 def _converted(image: Image.Image, profile: bytes, name: str) -> Image.Image:
-    """Convert colours from an ICC profile to sRGB, unless that is what they are up to rounding; keep transparency."""
-    mode = "RGBA" if image.mode == "RGBA" else "RGB"
-    cube = Image.fromarray(np.mgrid[:256:51, :256:51, :256:51].reshape(3, 1, -1).T.astype(np.uint8))
+    """Convert colours from an ICC profile to sRGB; those that are in sRGB stay as they are."""
     try:
-        source, intent = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.Intent.RELATIVE_COLORIMETRIC
-        if image.mode != mode and source.profile.xcolor_space.strip() == "RGB":  # a grey picture, or a palette
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode != "RGBA" and source.profile.xcolor_space.strip() == "RGB":  # a grey picture, or a palette
             image = image.convert("RGB")
-        to_srgb = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), image.mode, mode, intent)
-        if image.mode == mode:
-            seen = np.asarray(ImageCms.applyTransform(cube.convert(mode), to_srgb), int)
-            if abs(seen - np.asarray(cube.convert(mode))).max() <= 2:
-                return image
-        return ImageCms.applyTransform(image, to_srgb) or image
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), intent, mode) or image
+    except (ImageCms.PyCMSError, OSError) as error:
         warnings.warn(f"{name} has a colour profile that cannot be used ({error}); it is taken for sRGB", stacklevel=2)
         return image
 

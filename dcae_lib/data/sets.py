@@ -37,11 +37,9 @@ class ImageSet:
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, images=self.images.to(device), labels=labels)
 
-    def batches(
-        self, batch_size: int, generator: Generator | None = None, skip: int = 0, shard: Shard | None = None
-    ) -> Iterator[Tensor]:
+    def batches(self, *arguments, **options) -> Iterator[Tensor]:
         """Yield one epoch, as the function `batches` does."""
-        return batches(self.images, batch_size, generator, skip, shard)
+        return batches(self.images, *arguments, **options)
 
 
 class Splits(NamedTuple):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..device import asked_device, best_device
+from ..device import best_device
 from ..loop import SingleProcess, State
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ def rank0_first(parallel: SingleProcess, do: Callable[[], T]) -> T:
 
 def own_device(name: str | None) -> torch.device:
     """Return the device of this process: a GPU of its own, or the CPU. Raises ValueError for others."""
-    name = asked_device(name) or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or os.environ.get("DCAE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
     if name != "cuda":

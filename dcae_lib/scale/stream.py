@@ -60,7 +60,7 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
     alike = chosen[np.isin(files.images[2, chosen], files.images[2, sorted(tests)])]  # as long as one of the tests
     warn_of_twins(files.data(i) for i in (*sorted(tests), *alike))
     test = image_set(torch.stack([tests[i] for i in sorted(tests)]), None, f"{files.name} test")
-    return Splits(ImageStream(files, torch.from_numpy(chosen), crops, workers), test)
+    return Splits(ImageStream(files, chosen, crops, workers), test)
 
 
 class Files:
@@ -152,16 +152,14 @@ def _of_samples(names: Iterable[str], shard: Path) -> list[str]:
     plain = {sample for name, sample in samples.items() if sample == name.rpartition(".")[0]}
     kept = [name for name, sample in samples.items() if sample not in plain or sample == name.rpartition(".")[0]]
     if count := len(samples) - len(kept):
-        warnings.warn(
-            f"{count} members of {shard} are left out, as further fields of samples that have an image", stacklevel=5
-        )
+        warnings.warn(f"{count} members of {shard} are left out: their samples have another image", stacklevel=5)
     return kept
 
 
-class ImageStream:
+class ImageStream(Dataset):
     """Training images that stay in their files until a batch needs them; made by `stream_images`."""
 
-    def __init__(self, files: Files, chosen: Tensor, crops: tuple[int, ...], workers: int, device="cpu"):
+    def __init__(self, files: Files, chosen: np.ndarray, crops: tuple[int, ...], workers: int, device="cpu"):
         self.files, self.chosen, self.crops, self.workers = files, chosen, crops, workers
         self.name = f"{files.name} train"
         self.sha256 = hashlib.sha256(f"{files.sha256} {crops}".encode()).hexdigest()
@@ -174,9 +172,7 @@ class ImageStream:
         """Return the same stream, with batches on a device."""
         return ImageStream(self.files, self.chosen, self.crops, self.workers, device)
 
-    def batches(
-        self, batch_size: int, generator: Generator, skip: int = 0, shard: Shard | None = None
-    ) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, generator: Generator, skip=0, shard: Shard | None = None) -> Iterator[Tensor]:
         """Yield an epoch of float batches [B, 3, crop, crop] in [-1, 1] on the device, as `data.batches` does.
 
         Order, sides and crops depend on the generator alone: not on the number of workers, nor on `skip`.
@@ -191,7 +187,7 @@ class ImageStream:
         start = "spawn" if self.workers and multiprocessing.get_start_method() == "forkserver" else None
         options: dict = dict(num_workers=self.workers, multiprocessing_context=start, generator=Generator())
         with _no_interrupts():
-            read = iter(DataLoader(Crops(self), sampler=plan, batch_size=None, collate_fn=tuple, **options))
+            read = iter(DataLoader(self, sampler=plan, batch_size=None, collate_fn=tuple, **options))
         pinned = self.device.type == "cuda"  # copied while the GPU computes
         for pictures, broken in read:
             if pictures is None:
@@ -201,14 +197,8 @@ class ImageStream:
             x = torch.from_numpy(pictures)
             yield to_model((x.pin_memory() if pinned else x).to(self.device, non_blocking=pinned))
 
-
-class Crops(Dataset):
-    """The work of a worker: (indices, side, seed) → uint8 [B, 3, side, side], and messages about images."""
-
-    def __init__(self, stream: ImageStream):
-        self.files, self.chosen = stream.files, stream.chosen.numpy()
-
     def __getitem__(self, key: tuple[np.ndarray, int, int]) -> tuple[np.ndarray | None, list[str]]:
+        """Do the work of a worker: (indices, side, seed) → uint8 [B, 3, side, side], and messages about images."""
         indices, side, seed = key
         pictures, messages = [], []
         for i in indices:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dcae_lib import Codec, to_model, to_uint8
 from dcae_lib.codec.bitstream import CorruptStream, WrongModel
@@ -210,3 +210,29 @@ def test_files_of_another_model_are_refused(codec, images):
         Codec(others[False]).decompress(data)
     with pytest.raises(CorruptStream, match="another model wrote them"):
         Codec(others[True]).decompress(data)
+
+
+def test_a_model_changed_in_place_writes_files_of_its_own(images):
+    codec, model = Codec.from_pretrained(), Codec.from_pretrained().model
+    before = codec.compress(images[0])
+    for changed in (codec.model, model):
+        changed.context.third[0].bias.data += 0.25
+    after = codec.compress(images[0])
+    assert after == Codec(model).compress(images[0]) != before
+    assert torch.equal(codec.decompress(after), Codec(model).decompress(after))
+    with pytest.raises(ValueError, match="model"):
+        codec.decompress(before)
+
+
+def test_bytes_do_not_depend_on_the_default_type(codec, images, float64_by_default):
+    data = codec.compress(images[:3])
+    assert close(codec.decompress(data), codec.preview(images[:3]))
+    assert Codec.from_pretrained().compress(images[:3]) == data
+
+
+def test_a_photo_lies_as_its_exif_says(codec, cat):
+    image = Image.fromarray(cat[:, :24, :40].permute(1, 2, 0).numpy())
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    assert codec.compress(image) == codec.compress(image.transpose(Image.Transpose.ROTATE_270))
+    image.putalpha(255)  # opaque everywhere
+    codec.compress(image)

@@ -1,8 +1,10 @@
 """The settings of a training, the presets, and the learning rate at each step."""
 
+import json
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,15 +12,16 @@ from dcae_lib import SOAP, TrainConfig
 from dcae_lib.config import PRESETS, learning_rate, optimizer_class
 
 REFUSED = [
-    (dict(epochs=0), "epochs and batch_size must be 1 or more, got 0 and 64"),
+    (dict(epochs=0), "epochs must be a whole number, 1 or more and below 2⁶³, got 0"),
+    (dict(batch_size=32.0), "batch_size must be a whole number, 1 or more and below 2⁶³, got 32.0"),
+    (dict(seed=2**63), "seed must be a whole number, 0 or more and below 2⁶³, got 9223372036854775808"),
     (dict(lr=math.nan), "lr must be above 0"),
     (dict(warmup=1.1), r"warmup in \[0, 1\], got 0.01 and 1.1"),
-    (dict(optimizer="adamw"), "must be SOAP or a name in torch.optim, such as AdamW, got 'adamw'"),
+    (dict(optimizer="adamw"), "must be SOAP or a name in torch.optim, but LBFGS and SparseAdam, got 'adamw'"),
     (dict(optimizer="lr_scheduler"), "must be SOAP or a name in torch.optim"),  # a module
-    (dict(optimizer="LBFGS"), "LBFGS and SparseAdam need another loop or other gradients"),
+    (dict(optimizer="LBFGS"), "but LBFGS and SparseAdam, got 'LBFGS'"),
     (dict(crop="96"), "crop must be in whole pixels, 1 or more, got '96'"),
-    (dict(model=[1]), r"model must name arguments of DCAE\(\.\.\.\), as in \{'groups': 8\}, got \[1\]"),
-    (dict(clip=0.0), "clip must be above 0, or None, got 0.0"),
+    (dict(clip=0.0), "clip must be above 0 and finite, or None, got 0.0"),
     (dict(schedule="linear"), "schedule must be one of cosine, constant, got 'linear'"),
     (dict(precision="float16"), "precision must be one of float32, bfloat16, got 'float16'"),
 ]
@@ -72,3 +75,13 @@ def test_constant_learning_rate_stays_after_the_warm_up():
 def test_learning_rate_is_never_0_and_reaches_its_peak(steps, warmup):
     rates = [learning_rate(TrainConfig(lr=0.3, warmup=warmup), steps)(step) for step in range(steps)]
     assert all(0 < rate <= 0.3 for rate in rates) and max(rates) == 0.3
+
+
+def test_settings_from_numpy_are_those_of_python():
+    numbers = dict(
+        epochs=np.int64(3), lr=np.float32(0.5), warmup=np.float64(0.25), seed=np.int64(2), clip=np.float32(1)
+    )
+    config = TrainConfig(**numbers, model=dict(groups=np.int64(1)), optimizer_args=dict(betas=(np.float32(0.5), 0.9)))
+    plain = dict(epochs=3, lr=0.5, warmup=0.25, seed=2, clip=1.0, model=dict(groups=1))
+    assert config == TrainConfig(**plain, optimizer_args=dict(betas=(0.5, 0.9)))
+    json.dumps(asdict(config))

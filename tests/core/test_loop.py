@@ -138,3 +138,10 @@ def test_evaluate_is_a_mean_over_single_images():
     l1, psnr, ssim = np.mean(rows, 0)
     assert score == pytest.approx(dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim), rel=1e-5)
     assert evaluate(model, images) == pytest.approx(score, rel=1e-5) and not model.training
+
+
+def test_evaluation_leaves_each_part_in_its_mode():
+    model = DCAE(**CONFIG.model).train()
+    model.encoder.eval()
+    evaluate(model, PICTURES.test)
+    assert model.training and model.decoder.training and not any(part.training for part in model.encoder.modules())

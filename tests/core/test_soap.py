@@ -6,6 +6,7 @@ import math
 from itertools import product
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_optimizer.optimizer.soap
 import torch
@@ -556,3 +557,65 @@ def test_a_gpu_never_waits_between_refreshes(monkeypatch):
         play(optimizer, noise(shapes, 4))  # no refresh is due
         counts.setdefault(gpu, []).append([read for read in reads if read != torch.int64])  # steps stand on the CPU
     assert counts == {True: [[], []], False: [[torch.bool] * 4] * 2}  # one look at each step where it costs nothing
+
+
+# ---- state by hand
+
+
+@pytest.mark.parametrize("by", ["assignment", "copy_"])
+def test_state_that_is_rolled_back_by_hand_is_heeded(by):
+    shapes = [(4, 3), (4, 3), (5,)]
+    optimizer, gradients = new(shapes), noise(shapes, 9)
+    play(optimizer, gradients[:5])
+    saved = copy.deepcopy([(p.detach(), optimizer.state[p]) for p in weights(optimizer)])
+    ends = []
+    for _ in range(2):
+        ends.append(play(optimizer, gradients[5:])[-1])
+        for p, (value, state) in zip(weights(optimizer), saved):
+            p.data.copy_(value)
+            if by == "assignment":
+                optimizer.state[p] = copy.deepcopy(state)
+            else:
+                [optimizer.state[p][name].copy_(x) for name, x in state.items()]
+    assert all(map(torch.equal, *ends))
+    optimizer.state[weights(optimizer)[0]] = {}
+    play(optimizer, gradients[:1])
+    assert [int(optimizer.state[p]["step"]) for p in weights(optimizer)] == [1, 6, 6]
+
+
+def test_state_follows_the_precision_of_its_weight():
+    optimizer = new([(4, 3)], dtype=torch.float32)
+    play(optimizer, noise([(4, 3)], 2, dtype=torch.float32))
+    (p,) = weights(optimizer)
+    p.grad, p.data = None, p.data.double()
+    play(optimizer, noise([(4, 3)], 2))
+    assert {x.dtype for name, x in optimizer.state[p].items() if name != "step"} == {torch.float64}
+
+
+def test_hooks_may_change_the_state_that_is_loaded():
+    optimizer, other = new([(4, 3)]), new([(4, 3)])
+    play(optimizer, noise([(4, 3)], 3))
+
+    def halve(_, given):
+        state = {k: one | dict(exp_avg=one["exp_avg"] / 2) for k, one in given["state"].items()}
+        return given | dict(state=state)
+
+    other.register_load_state_dict_pre_hook(halve)
+    other.load_state_dict(optimizer.state_dict())
+    one, half = (next(iter(each.state.values()))["exp_avg"] for each in (optimizer, other))
+    assert torch.equal(one / 2, half)
+
+
+def test_settings_from_numpy_are_those_of_python():
+    group = SOAP(
+        [torch.zeros(2)], np.float32(0.5), (np.float32(0.5), 0.5), precondition_frequency=np.int64(3)
+    ).param_groups[0]
+    assert [type(group[name]) for name in ("lr", "precondition_frequency")] == [float, int]
+    assert group["betas"] == (0.5, 0.5) and type(group["betas"][0]) is float
+
+
+def test_a_sharded_weight_is_refused_in_words():
+    p = torch.nn.Parameter(torch.zeros(4, 3))
+    p.device_mesh, p.grad = "as a DTensor has", torch.ones(4, 3)
+    with pytest.raises(TypeError, match=r"dense real gradients, got a DTensor of \(4, 3\)"):
+        SOAP([p]).step()

@@ -118,3 +118,16 @@ def test_arguments_without_a_meaning_are_refused(tmp_path, monkeypatch, source, 
     monkeypatch.chdir(twice(tmp_path, stripes("red")))
     with pytest.raises(ValueError, match=message):
         load_images(source, size, fit)
+
+
+def test_a_picture_that_is_there_twice_is_named(tmp_path):
+    stripes("lime").save(twice(tmp_path, stripes("red")) / "c.png")
+    with pytest.warns(UserWarning, match=r"b\.png is the same picture as .*a\.png: one may be trained on"):
+        load_images(tmp_path)
+
+
+def test_a_folder_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(twice(tmp_path, stripes("red"))))
+    assert len(load_images("~").train) == 1
+    with pytest.raises(OSError, match="~no-such-user/photos cannot be found: no home folder is known; set HOME"):
+        load_images("~no-such-user/photos")

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageFile, ImageOps, features
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, features
 
 from dcae_lib.data import DataError, image_files, open_picture, pictures, pixel_sizes, read_picture
 
@@ -30,12 +30,16 @@ def test_a_picture_is_read_from_path_or_open_file(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_stands_upright_as_its_exif_says(orientation):
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_photo_stands_upright_as_its_exif_says(format, orientation):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    content = encoded(NOISE, "JPEG", exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    assert opened(content).size == upright.size and opened(content).tobytes() == upright.tobytes()
+    content = encoded(NOISE, format, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded(NOISE, format))).copy())
+    turn = dict(zip(range(2, 9), map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)))).get(orientation)
+    upright = upright if turn is None else upright.transpose(turn)
+    for picture in (opened(content), open_picture(Image.open(io.BytesIO(content)))):
+        assert picture.size == upright.size and picture.tobytes() == upright.tobytes()
 
 
 def test_a_photo_with_a_mistyped_tag_stands_upright_too():
@@ -52,10 +56,11 @@ def test_images_without_three_channels_become_rgb(mode, format):
     assert opened(content).mode == "RGB" and set(opened(content).tobytes()) == {204}
 
 
-@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF", "WEBP"])
 def test_of_an_animation_the_first_frame_is_opened(format):
     frames = dict(save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")], lossless=True)
-    assert opened(encoded(Image.new("RGB", (4, 4), "red"), format, **frames)).getpixel((1, 1)) == (255, 0, 0)
+    with pytest.warns(UserWarning, match="name has several pages or frames; only one is taken"):
+        assert opened(encoded(Image.new("RGB", (4, 4), "red"), format, **frames)).getpixel((1, 1)) == (255, 0, 0)
 
 
 def test_a_transparent_picture_needs_a_background():
@@ -64,6 +69,47 @@ def test_a_transparent_picture_needs_a_background():
     assert opened(content, background="black").getpixel((1, 1)) == (40, 20, 0)
     with pytest.raises(DataError, match="name is transparent"):
         opened(content, background=None)
+
+
+def test_a_picture_that_is_opaque_everywhere_needs_no_background():
+    grey = Image.new("L", (4, 4), 204)
+    pictures = [grey.convert(mode) for mode in ("LA", "RGBA", "P")] + [grey.convert("P").convert("PA")]
+    pictures[2].info["transparency"] = 7  # an entry of the palette that no pixel has
+    for picture in pictures:
+        assert set(open_picture(picture, background=None).tobytes()) == {204}
+
+
+P3 = dict(rXYZ=(0.51512, 0.2412, -0.00105), gXYZ=(0.29198, 0.69225, 0.04189), bXYZ=(0.1571, 0.06657, 0.78407))
+SRGB = dict(rXYZ=(0.43607, 0.2225, 0.01393), gXYZ=(0.38506, 0.71688, 0.0971), bXYZ=(0.14308, 0.06062, 0.71417))
+
+
+def profile(primaries):
+    """An ICC profile with the curve of sRGB and these primaries (XYZ at D50)."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for k in range(int.from_bytes(data[128:132])):
+        name, start, _ = struct.unpack_from(">4sII", data, 132 + 12 * k)
+        if values := primaries.get(name.decode()):
+            struct.pack_into(">3i", data, start + 8, *(round(value * 65536) for value in values))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+def test_colours_of_a_profile_become_those_of_srgb(format):
+    pixels = np.random.default_rng(0).integers(90, 180, (8, 8, 3), np.uint8)  # all within sRGB
+    light = np.where(pixels <= 10, pixels / 3294.6, ((pixels / 255 + 0.055) / 1.055) ** 2.4) @ np.array([*P3.values()])
+    wanted = 255 * (1.055 * (light @ np.linalg.inv(np.array([*SRGB.values()]))).clip(0, 1) ** (1 / 2.4) - 0.055)
+    content = encoded(Image.fromarray(pixels), format, icc_profile=profile(P3), lossless=True)
+    assert np.abs(np.asarray(opened(content)) - wanted).max() < 1.5
+    clear = Image.fromarray(np.dstack([pixels, np.full((8, 8), 128, np.uint8)]))
+    content = encoded(clear, "PNG", icc_profile=profile(P3))
+    assert np.abs(np.asarray(opened(content, background="black")) - wanted * 128 / 255).max() < 1.5
+    content = encoded(Image.fromarray(pixels), format, icc_profile=profile({}), lossless=True)  # sRGB itself
+    assert np.array_equal(np.asarray(opened(content)), pixels)
+
+
+def test_a_profile_that_cannot_be_used_is_named():
+    with pytest.warns(UserWarning, match="name has a colour profile that cannot be used"):
+        assert opened(encoded(NOISE, icc_profile=b"no profile")).tobytes() == NOISE.tobytes()
 
 
 BAD = {
@@ -102,7 +148,9 @@ def test_a_picture_may_have_as_many_pixels_as_allowed(monkeypatch):
 
 def test_images_are_found_in_folders_and_through_links(tmp_path):
     (tmp_path / "deep").mkdir()
-    for name in ("a.PNG", "deep/b.jpeg", "notes.txt"):
+    hidden = (".ipynb_checkpoints/a-checkpoint.png", "deep/@eaDir/b.jpeg", "__MACOSX/a.png", "deep/._b.jpeg")
+    for name in ("a.PNG", "deep/b.jpeg", "notes.txt", *hidden):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
     (tmp_path / "link.webp").symlink_to(tmp_path / "a.PNG")
     (tmp_path / "round").symlink_to(tmp_path)

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from several import LONG, PICTURES, in_float64, untimed, weights
 
 from dcae_lib import train
+from dcae_lib.loop import SingleProcess
 from dcae_lib.scale.parallel import own_device, processes, rank0_first
 from dcae_lib.training import Callback
 
@@ -161,3 +162,9 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ValueError, match="there are 2 GPUs; start as many processes, or train on the cpu"):
         own_device(None)
+
+
+def test_an_empty_world_size_is_that_of_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    with processes("cpu") as (parallel, device):
+        assert type(parallel) is SingleProcess and device.type == "cpu"

@@ -315,3 +315,49 @@ def test_a_killed_worker_is_an_error(folder, monkeypatch):
     monkeypatch.setattr(Files, "read", killed)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         epoch(stream_images(folder, 16, workers=1))
+
+
+def packed(path, members):
+    """Write a tar of (name, size of the picture), or (name, name that it links to)."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.LNKTYPE if content else tarfile.SYMTYPE, content
+                tar.addfile(info)
+            else:
+                Image.new("RGB", (content, content)).save(file := io.BytesIO(), "PNG")
+                info.size = file.tell()
+                tar.addfile(info, io.BytesIO(file.getvalue()))
+    return path
+
+
+def test_names_with_dots_and_hard_links_are_images_too(tmp_path):
+    photos = [("2020.01.png", 8), ("./2020.02.png", 9), ("day/7.of.9.png", 10), ("link.png", "2020.01.png")]
+    made = [(".ipynb_checkpoints/1.png", 11), ("__MACOSX/2.png", 12), ("day/._3.png", 13)]
+    assert [Files(packed(tmp_path / "a.tar", photos + made)).read(i).width for i in range(4)] == [8, 9, 10, 8]
+    fields = packed(tmp_path / "b.tar", [("1.png", 8), ("1.mask.png", 9), ("2.png", 10), ("3.png", "")])
+    with pytest.warns(UserWarning, match="3.png in .* is no plain file"):
+        assert [Files(fields).read(i).width for i in range(2)] == [8, 10]
+    with pytest.warns(UserWarning, match="1 members of .* are left out"):
+        Files(fields)
+
+
+def test_a_test_image_that_is_trained_on_is_named(folder, copy, recwarn):
+    stream_images(folder, 16, workers=0)
+    assert not recwarn
+    for path in list(copy.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"again-{path.name}"))
+    with pytest.warns(UserWarning, match=r"png is the same picture as .*/again-.*: one may be trained on"):
+        stream_images(copy, 16, workers=0)
+
+
+def test_a_picture_with_several_pages_is_named_while_it_is_read(tmp_path):
+    for k in range(3):
+        Image.new("RGB", (16, 16)).save(
+            tmp_path / f"{k}.tif", save_all=True, append_images=[Image.new("RGB", (9, k + 1))]
+        )
+    with pytest.warns(UserWarning, match="several pages"):
+        splits = stream_images(tmp_path, 16, workers=1)
+    with pytest.warns(UserWarning, match=r"\d.tif has several pages or frames"):
+        epoch(splits)
