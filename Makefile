@@ -1,4 +1,4 @@
-# Two commands: `make results` runs every notebook, `make test` runs every test. Each sets itself up in .venv.
+# Two commands: `make results` runs every notebook, `make test` tests them and the package. Each sets itself up in .venv.
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -33,8 +33,14 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 app: $(READY)    ## show notebook 06 as an app, without its code
 	$(BIN)/voila --Voila.auto_token=True notebooks/06_exploring_latents.ipynb
 
-test: $(READY)  ## all tests: unit and property tests, stored outputs (nbval), papermill, browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+test: $(READY)  ## every function and every stored output, in minutes: no browser, no server, no kill, no network
+	@$(PYTEST) -m "not slow" tests notebooks; status=$$?; \
+	echo 'Not run: kills, several processes, servers, browsers, benchmarks, notebooks with their solutions. `make test-all` runs them.'; exit $$status
+
+test-all: $(READY)  ## make test, and all that is slow besides
+	$(PYTEST) tests notebooks
 
 lint: $(READY)  ## ruff over the package, the tests and the notebooks; mypy over the package
 	$(BIN)/ruff check .
@@ -73,4 +79,4 @@ clean:           ## remove quick results and caches; keeps .venv and downloaded 
 	rm -rf results/quick .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find dcae_lib notebooks tests bench data -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help install results results-full verify lab app test lint notebooks student site runs codec nightly bench clean
+.PHONY: help install results results-full verify lab app test test-all lint notebooks student site runs codec nightly bench clean

@@ -79,7 +79,7 @@ def optimizer_class(name: str) -> Callable[..., torch.optim.Optimizer]:
     optimizer: Any = SOAP if name == "SOAP" else getattr(torch.optim, name, None)
     known = isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
     if not known or name in ("LBFGS", "SparseAdam"):  # these need another loop, or other gradients
-        raise ValueError(f"optimizer must be SOAP or a name in torch.optim but LBFGS and SparseAdam, got {name!r}")
+        raise ValueError(f"optimizer must be SOAP or a name in torch.optim, but not LBFGS or SparseAdam, got {name!r}")
     return optimizer
 
 

@@ -166,16 +166,17 @@ def evaluating(model: nn.Module) -> Iterator[Tensor]:
 def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) -> dict[str, float]:
     """Reconstruct every image and return means over images: {"l1", "l1_01", "psnr", "ssim"}.
 
-    l1: on [-1, 1], output not clamped; l1_01: half of that, the scale of [0, 1]; psnr (dB) and ssim: output clamped to
-    [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and restores its mode; batch_size: by
-    default as many images as have the pixels of 500 of 32×32. Raises ValueError for images smaller than 11 pixels,
-    the window of SSIM.
+    l1: on [-1, 1], output not clamped; l1_01: half of that, the scale of [0, 1]; psnr (dB; an exact image counts 100)
+    and ssim: output clamped to [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and
+    restores its mode; batch_size: by default as many images as have the pixels of 500 of 32×32. Raises ValueError for
+    images smaller than 11 pixels, the window of SSIM.
     """
     scores = []
     with evaluating(model) as weight:
         for part in images.images.split(batch_size or eval_batch_size(images)):
             x = to_model(part.to(weight.device)).to(weight.dtype)
             y = model(x)
-            scores.append(torch.stack([metrics.l1(y, x), metrics.psnr(y, x), metrics.ssim(y, x)]))
+            psnr = metrics.psnr(y, x).clamp(max=metrics.MAX_PSNR)
+            scores.append(torch.stack([metrics.l1(y, x), psnr, metrics.ssim(y, x)]))
     l1, psnr, ssim = torch.cat(scores, 1).cpu().double().mean(1).tolist()  # MPS has no float64
     return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)

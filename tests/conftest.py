@@ -7,12 +7,15 @@ import signal
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from several import CONFIG, PICTURES
 
 from dcae_lib import TrainConfig, train
 
 os.environ["DCAE_DEVICE"] = "cpu"  # on which runs repeat bit for bit; also of the processes that tests start
+settings.register_profile("dcae", deadline=None, derandomize="DCAE_FUZZ" not in os.environ)  # always the same examples
+settings.load_profile("dcae")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ from ..config import TrainConfig
 from ..data import ImageSet, Splits, eval_batch_size, to_model, to_uint8
 from ..files import resource
 from ..loop import State, Task, evaluating
-from ..metrics import psnr
+from ..metrics import MAX_PSNR, psnr
 from ..model import DCAE
 from ..runs.record import save_run
 from ..training import Call, Out, run_task
@@ -56,7 +56,8 @@ def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
             for part in images.images.split(eval_batch_size(images)):
                 x = to_model(part.to(weight.device))
                 y, cost = model(x, weight.new_full((len(x),), q))
-                rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), psnr(to_model(to_uint8(y)), x)]))
+                decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
+                rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), decibel]))
             scores[f"bpp_{q}"], scores[f"psnr_{q}"] = torch.cat(rows, 1).mean(1).tolist()
     return scores
 

@@ -117,7 +117,7 @@ def test_invalid_headers_are_corrupt_despite_valid_checksums(body, message):
         unpack(sealed(bytes.fromhex(body)), MODEL)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=20))
 def test_forged_headers_hold_valid_sizes_or_are_corrupt(rest):
     try:

@@ -90,6 +90,7 @@ def test_training_starts_from_the_recorded_network_and_learns(tmp_path, images):
     assert names["codec"].decompress(names["data"]).shape == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_bit_for_bit(tmp_path, monkeypatch, request):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background processes
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))

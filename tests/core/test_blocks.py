@@ -22,7 +22,7 @@ from dcae_lib.blocks import (
     pool_up,
 )
 
-patient = settings(deadline=None, max_examples=25)
+patient = settings(max_examples=25)
 
 
 def averaged(x, out):

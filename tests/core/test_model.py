@@ -16,7 +16,7 @@ from torch import nn
 from dcae_lib import DCAE, load_images, model, to_model
 from dcae_lib.metrics import psnr
 
-patient = settings(deadline=None, max_examples=40)
+patient = settings(max_examples=40)
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dcae_lib import average_channels, channel_to_space, duplicate_channels, space_to_channel
-
-patient = settings(deadline=None)
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 DTYPES = [torch.uint8, torch.int64, torch.bool, *FLOATS]
@@ -31,7 +29,6 @@ def tensors(draw, C: int, H: int, W: int, dtypes=DTYPES) -> torch.Tensor:
     return LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](x.to(draw(st.sampled_from(dtypes))))
 
 
-@patient
 @given(st.data(), factors, widths, sides, sides)
 def test_either_undoes_the_other_bit_for_bit(data, r, C, h, w):
     for there, back, shape, expected in (
@@ -54,7 +51,6 @@ def test_channels_have_the_order_of_the_docstring_and_of_torch(layout):
     assert torch.equal(z, F.pixel_unshuffle(x, r)) and torch.equal(channel_to_space(z, r), F.pixel_shuffle(z, r))
 
 
-@patient
 @given(st.data(), widths, widths, sides, sides)
 def test_average_channels_is_the_mean_over_runs_of_neighbours(data, out, run, h, w):
     x = data.draw(tensors(out * run, h, w, [torch.float64])) / 7
@@ -62,7 +58,6 @@ def test_average_channels_is_the_mean_over_runs_of_neighbours(data, out, run, h,
     assert all(average_channels(x.to(dtype), out).dtype == dtype for dtype in FLOATS)
 
 
-@patient
 @given(st.data(), widths, widths, sides, sides)
 def test_duplicate_channels_is_repeat_interleave_and_averaging_undoes_it(data, C, times, h, w):
     x = data.draw(tensors(C, h, w))

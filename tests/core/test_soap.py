@@ -17,7 +17,7 @@ from torch import nn
 
 from dcae_lib import SOAP
 
-patient = settings(deadline=None, max_examples=25)
+patient = settings(max_examples=25)
 
 # Square, convolution, transposed convolution, conv1d and vectors: no dimension above the product of the others, where
 # the first factor has a null space, whose basis is arbitrary. Two each, since weights of one shape share their calls.

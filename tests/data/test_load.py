@@ -13,6 +13,8 @@ from dcae_lib import load_images
 from dcae_lib.data import DataError, load
 from dcae_lib.files import resource
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is the same picture")
+
 
 def test_the_sample_is_balanced_and_has_the_recorded_hashes():
     record = json.loads((resource("sample") / "sample.json").read_text())

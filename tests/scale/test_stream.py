@@ -23,6 +23,8 @@ from dcae_lib.data import DataError, to_uint8
 from dcae_lib.scale import stream
 from dcae_lib.scale.stream import Files, square, stream_images
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* members of .* are left out")
+
 
 def picture(i):
     """RGB noise of a size of its own; its first pixel says which picture it is."""
@@ -127,7 +129,9 @@ def test_only_the_square_of_a_thin_image_is_scaled_up(monkeypatch):
 # ---- exact
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_an_epoch_follows_from_the_generator_alone(workers, folder):
     splits, whole = stream_images(folder, (16, 24, 32), workers), epoch(stream_images(folder, (16, 24, 32), workers=0))
     torch.manual_seed(3)
@@ -148,6 +152,7 @@ def test_the_hash_tells_other_files_and_sides_apart(folder, copy):
     assert stream_images(copy, 32, workers=0).train.sha256 != splits.train.sha256
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_with_the_same_weights(folder, tmp_path, monkeypatch):
     config = TrainConfig(dataset=str(folder), crop=(16, 32), epochs=2, batch_size=10, model=dict(groups=1))
     whole, reads = train(config), []
@@ -178,6 +183,7 @@ def test_larger_crops_train_a_deeper_network(tmp_path):
 # ---- broken images and shards
 
 
+@pytest.mark.slow
 def test_a_broken_image_is_named_and_another_stands_in(copy):
     splits = stream_images(copy, 16, workers=1)
     name = splits.train.files.paths[splits.train.chosen[-1]].decode()  # the last one: the next one is the first
@@ -197,7 +203,7 @@ def test_a_broken_test_image_is_left_out(copy):
     assert set(splits.train.chosen.tolist()) < set(whole.train.chosen.tolist())
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_many_broken_images_in_a_row_end_the_epoch(copy, workers):
     splits = stream_images(copy, 16, workers)
     for i in splits.train.chosen[5:]:
@@ -271,6 +277,7 @@ def workers():
     return spawned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["while they start", "while they read"])
 def test_workers_outlive_a_ctrl_c_that_all_processes_get(when, folder, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "forkserver")  # then workers are spawned
@@ -294,6 +301,7 @@ def test_workers_outlive_a_ctrl_c_that_all_processes_get(when, folder, monkeypat
     assert len(interrupted) == 1 and len(first) == 9 and sum(map(len, batches)) == 72
 
 
+@pytest.mark.slow
 def test_two_epochs_at_once_do_not_meet(folder):
     splits = stream_images(folder, 16)
     fresh = [epoch(stream_images(folder, 16, workers=0), seed=seed) for seed in (1, 2)]
@@ -304,6 +312,7 @@ def test_two_epochs_at_once_do_not_meet(folder):
     assert same(epoch(splits, seed=2), fresh[1])
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error(folder, monkeypatch):
     def killed(files, i, read=Files.read):
         if multiprocessing.parent_process():
@@ -352,6 +361,7 @@ def test_a_test_image_that_is_trained_on_is_named(folder, copy, recwarn):
         stream_images(copy, 16, workers=0)
 
 
+@pytest.mark.slow
 def test_a_picture_with_several_pages_is_named_while_it_is_read(tmp_path):
     for k in range(3):
         Image.new("RGB", (16, 16)).save(

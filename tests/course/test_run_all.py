@@ -1,0 +1,174 @@
+"""The notebooks as a reader runs them: executed by papermill, solutions included, in a clone or far from one."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, nullcontext, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from run_all import NOTEBOOKS, ROOT, NotebookFailed, measured, run_all, write_index
+
+pytestmark = pytest.mark.slow
+EXPECTED = json.loads((ROOT / "tests" / "expected.json").read_text())
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def names(statement):
+    """Return what a statement of the top level assigns or defines."""
+    if isinstance(statement, ast.FunctionDef):
+        return {statement.name}
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+
+
+def solved(exercise, solution):
+    """Return an exercise with the solution in the place of what it defines; None if it defines nothing of it."""
+    given = set().union(*map(names, ast.parse(solution).body))
+    lines = exercise.splitlines()
+    stubs = [s for s in ast.parse(exercise).body if names(s) & given]
+    assert all(b.lineno == a.end_lineno + 1 for a, b in pairwise(stubs)), "the solution would replace its check"
+    for stub in reversed(stubs):
+        lines[stub.lineno - 1 : stub.end_lineno] = solution.splitlines() if stub is stubs[0] else []
+    return "\n".join(lines) if stubs else None
+
+
+def with_solutions(path):
+    """Read a notebook and paste every folded solution into its exercise; those of open ones into cells of their own."""
+    notebook, cells = nbformat.read(path, 4), []
+    for cell in notebook.cells:
+        cells.append(cell)
+        folded = re.findall(r"<details>.*?</details>", cell.source, re.S) if cell.cell_type == "markdown" else []
+        for code in re.findall(r"^```python\n(.*?)^```", "\n".join(folded), re.M | re.S):
+            exercise = next(cell for cell in reversed(cells) if cell.cell_type == "code")
+            if whole := solved(exercise.source, code):
+                exercise.source, exercise.metadata["solved"] = whole, True
+            else:
+                cells.append(nbformat.v4.new_code_cell(code))
+    notebook.cells = cells
+    return notebook
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Execute all solved notebooks with papermill, away from the clone, and return the folder."""
+    sources, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("out")
+    for path in NOTEBOOKS:
+        nbformat.write(with_solutions(path), sources / path.name)
+    with ExitStack() as stack:
+        with suppress(OSError):  # Dask's port is taken, as when a notebook is open twice
+            stack.enter_context(socket.create_server(("127.0.0.1", 8787)))
+        run_all(sorted(sources.glob("*.ipynb")), "quick", out)
+    return out
+
+
+@each_notebook
+def test_measured_numbers_are_within_their_bounds(executed, path):
+    numbers, expected = measured(executed, path.stem), EXPECTED[path.stem[:2]]
+    assert set(numbers) == set(expected), "tests/expected.json and lesson.record name different numbers"
+    for key, (low, high) in expected.items():
+        assert low <= numbers[key] <= high, f"{key} is {numbers[key]:.4g}, expected {low} to {high}"
+
+
+@each_notebook
+def test_every_solution_is_right(executed, path):
+    exercises = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and "not yet" in cell.source]
+    cells = [cell for cell in nbformat.read(executed / path.name, 4).cells if cell.metadata.get("solved")]
+    assert len(cells) == len(exercises)
+    for cell in cells:
+        printed = "".join(output.get("text", "") for output in cell.outputs)
+        assert printed.rstrip().endswith("right") and "not yet" not in printed, cell.source
+
+
+@each_notebook
+def test_executed_outputs_hold_no_traceback_or_warning(executed, path):
+    # papermill does not fail on an exception inside a widget's callback: it only lands in the output.
+    for output in outputs(nbformat.read(executed / path.name, 4)):
+        assert "Traceback (most recent call last)" not in json.dumps(output)
+        assert output.get("name") != "stderr", output.text
+
+
+def test_the_index_shows_every_figure(executed):
+    page = write_index(executed, [path.stem for path in NOTEBOOKS], "quick").read_text(encoding="utf-8")
+    shown = [output for path in NOTEBOOKS for output in outputs(nbformat.read(executed / path.name, 4))]
+    assert page.count("<figure>") == sum("image/png" in output.get("data", {}) for output in shown) > 0
+
+
+def one_cell(folder, source="", kernel="python3"):
+    """Write a notebook of its parameters and one more line."""
+    parameters = nbformat.v4.new_code_cell(f"profile = 'quick'; out = ''\n{source}", metadata={"tags": ["parameters"]})
+    metadata = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[parameters], metadata=metadata), folder / "99_some.ipynb")
+    return folder / "99_some.ipynb"
+
+
+def test_a_failing_cell_is_reported_with_its_executed_notebook(tmp_path):
+    with pytest.raises(NotebookFailed) as failure:
+        run_all([one_cell(tmp_path, "raise OSError('the disk is full')")], "quick", tmp_path / "out")
+    assert "disk is full" in str(failure.value) and str(tmp_path / "out" / "99_some.ipynb") in str(failure.value)
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_kernel_that_dies_early_is_started_once_more(deaths, tmp_path, monkeypatch):
+    folder, starts = tmp_path / "kernels" / "mortal", tmp_path / "starts"
+    folder.mkdir(parents=True)
+    (folder / "start.py").write_text(f"""
+import os, sys
+with open({str(starts)!r}, "a") as file:
+    file.write(".")
+if os.path.getsize({str(starts)!r}) > {deaths}:
+    os.execv(sys.executable, [sys.executable, "-m", "ipykernel_launcher", "-f", sys.argv[1]])
+""")
+    argv = [sys.executable, str(folder / "start.py"), "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps(dict(argv=argv, display_name="mortal", language="python")))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    with pytest.raises(NotebookFailed, match="Kernel died") if deaths == 2 else nullcontext():
+        run_all([one_cell(tmp_path, kernel="mortal")], "quick", tmp_path / "out")
+    assert starts.read_text() == ".."
+
+
+def test_the_bootstrap_installs_the_package_and_keeps_torch(tmp_path):
+    # In a fresh environment that has torch and the like, but neither the package nor a clone near.
+    bootstrap = nbformat.read(NOTEBOOKS[0], 4).cells[1].source
+    repository, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    for name in filter(lambda name: name and (ROOT / name).is_file(), tracked):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, repository / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
+        subprocess.run([*git, *arguments], cwd=repository, check=True)
+
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True)
+    python = tmp_path / "bare" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    site = subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    (Path(site) / "borrowed.pth").write_text(str(Path(torch.__file__).parent.parent) + "\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= dict(DCAE_REPOSITORY=repository.as_uri(), PIP_RETRIES="10")
+
+    def run(code):
+        return subprocess.run([python, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
+
+    assert run("import dcae_lib").returncode, "the bare environment has the package already"
+    done = run(f"""{bootstrap}
+import dcae_lib, torch; splits = dcae_lib.load_images(); model = dcae_lib.DCAE.from_pretrained()
+from dcae_lib.course import measured, recorded_run; measured('sizes'), recorded_run()
+codec, image = dcae_lib.Codec.from_pretrained(), splits.test.images[0]
+assert codec.decompress(codec.compress(image)).shape == image.shape
+print(dcae_lib.__file__, torch.__file__, len(splits.train), sum(p.numel() for p in model.parameters()))""")
+    assert done.returncode == 0, done.stderr
+    package, *others = done.stdout.split()[-4:]
+    assert package.startswith(str(tmp_path)) and others == [torch.__file__, "2000", "96019"]
