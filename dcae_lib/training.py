@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_pil_image
 from . import metrics
 from .config import TrainConfig
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
-from .files import user_path
+from .files import PACKAGE, user_path
 from .loop import Hook, SingleProcess, State, Task, evaluate, fit
 from .model import DCAE, M
 from .runs.checkpoint import Checkpoint
@@ -25,14 +25,7 @@ from .scale.stream import WORKERS, stream_images
 
 Out = str | Path | None
 Call = Callable[[State], object] | None
-Save = Callable[[State, Splits, Path], None]
 EPOCHS_SHOWN = (1, 2, 3, 5, 10, 25, 40)
-EXAMPLE = """from dcae_lib import DCAE
-
-model = DCAE.from_pretrained("this folder")
-latent = model.encode(x)  # x: pixels in [-1, 1], [B, 3, H, W], sides multiples of model.factor"""
-NOTES = """Units: l1 on [-1, 1], l1_01 on [0, 1], psnr in dB; means over images.
-Trained on small squares: pass larger images through in tiles (`dcae_lib.tiles.reconstruct`)."""
 
 
 def train(
@@ -63,18 +56,14 @@ def train(
     def l1(model: nn.Module, x: Tensor) -> Tensor:
         return F.l1_loss(model(x), x)
 
-    def save(state: State[DCAE], splits: Splits, out: Path) -> None:
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
-        summary = f"Trained on {config.dataset} for {config.epochs} epochs by `dcae train`; test images: {scores}"
-        save_run(state, splits, out, "A deep convolutional autoencoder (DCAE)", summary, EXAMPLE, NOTES)
-
-    return run_task(Task("l1", build, l1, evaluate), save, config, out, splits, after_epoch, save_every)
+    card = PACKAGE / "runs" / "card.md"
+    return run_task(Task("l1", build, l1, evaluate), card, config, out, splits, after_epoch, save_every)
 
 
 def run_task(
-    task: Task[M], save: Save, config: TrainConfig, out: Out, splits: Splits | None, after_epoch: Call, save_every=60.0
+    task: Task[M], card: Path, config: TrainConfig, out: Out, splits, after_epoch: Call, save_every=60.0, **more: str
 ) -> State[M]:
-    """Run the loop for a task as `train` does; `save` writes the finished run into `out`."""
+    """Run the loop for a task as `train` does, and save the run with this card, and with more facts in its record."""
     out = out and user_path(out)
     with processes(config.device) as (parallel, device):
         if device.type == "cpu":
@@ -93,7 +82,7 @@ def run_task(
             advice = "lower the learning rate, warm up for longer, or look for broken images"
             raise NonFiniteLoss(f"{error}; {advice}") from error
         if out and checkpoint and len(state.history) == config.epochs:
-            parallel.on_rank0(lambda: save(state, splits, out))
+            parallel.on_rank0(lambda: save_run(state, splits, out, card, **more))
             parallel.on_rank0(checkpoint.delete)
     return state
 

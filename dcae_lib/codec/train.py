@@ -1,31 +1,22 @@
 """Training for rate and distortion, on the loop that trains the DCAE."""
 
 import hashlib
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..data import ImageSet, Splits, eval_batch_size, to_model, to_uint8
-from ..files import resource
+from ..files import PACKAGE, resource
 from ..loop import State, Task, evaluating
 from ..metrics import MAX_PSNR, psnr
 from ..model import DCAE
-from ..runs.record import save_run
 from ..training import Call, Out, run_task
 from .context import QUALITIES
 from .model import RateModel
 
 PRESET: dict = dict(batch_size=32, lr=1e-2, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=25)
 SCORED = (0, 20, 40, 60, 80, 100)  # qualities evaluated after every epoch
-EXAMPLE = """from dcae_lib import Codec
-
-codec = Codec.from_pretrained("this folder")
-data = codec.compress(image, quality=40)  # a uint8 tensor [3, H, W], an array [H, W, 3] or a Pillow image
-codec.decompress(data)"""
-NOTES = """The weights include the coder's
-integer tables. Files decode only with the weights that wrote them. On photographs AVIF and WebP do better."""
 
 
 def trade(quality: Tensor) -> Tensor:
@@ -76,15 +67,6 @@ def train_codec(
         model.autoencoder.load_state_dict(start.state_dict())
         return model
 
-    task = Task("loss", build, rate_distortion, estimate)
-    return run_task(task, _save, config, out, splits, after_epoch)
-
-
-def _save(state: State[RateModel], splits: Splits, out: Path) -> None:
-    """Write the model, its card and `history.json`, which also names the weights that training started from."""
-    config, scores = state.config, state.history[-1]
-    figures = ", ".join(f"{scores[f'psnr_{q}']:.2f} dB at {scores[f'bpp_{q}']:.3f}" for q in SCORED)
-    summary = f"""Trained on {config.dataset} for {config.epochs} epochs by `dcae train-codec`, from the recorded DCAE.
-PSNR at the model's own bits per pixel, means over its test images, for qualities {SCORED}: {figures}"""
+    task, card = Task("loss", build, rate_distortion, estimate), PACKAGE / "codec" / "card.md"
     start = hashlib.sha256((resource("recorded") / "model.safetensors").read_bytes()).hexdigest()
-    save_run(state, splits, out, "The model of the DCAE codec", summary, EXAMPLE, NOTES, start=start)
+    return run_task(task, card, config, out, splits, after_epoch, start=start)

@@ -69,23 +69,7 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-CARD = """# {title}, {parameters:,} parameters
-
-{summary}
-
-```python
-{example}
-```
-
-`model.safetensors` holds the weights, and in its header the SHA-256 of `history.json`; `config.json` the arguments of
-the model; `history.json` every epoch, the settings, the hashes of the data, versions, code revision and hardware.
-`dcae verify FOLDER` evaluates the weights again and compares. {notes}
-"""
-
-
-def save_run(
-    state: State, splits: Splits, out: Path, title: str, summary: str, example: str, notes: str, **more: str
-) -> None:
+def save_run(state: State, splits: Splits, out: Path, card: Path, **more: str) -> None:
     """Write the model, its card, and history.json: config, hashes of the data, sessions, and a dict per epoch."""
     parameters = sum(p.numel() for p in state.model.parameters())
     data = {images.name: images.sha256 for images in splits}
@@ -93,8 +77,10 @@ def save_run(
     record |= dict(sessions=state.sessions, history=state.history)
     history = (json.dumps(record, indent=1, default=str) + "\n").encode()
     files = pretrained_files(state.model, history_sha256=hashlib.sha256(history).hexdigest())
-    card = CARD.format(title=title, parameters=parameters, summary=summary, example=example, notes=notes)
-    files |= {"history.json": history, "README.md": card.encode("utf-8", "backslashreplace")}
+    facts = dict(parameters=parameters, dataset=state.config.dataset, epochs=state.config.epochs)
+    facts["scores"] = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
+    text = card.read_text(encoding="utf-8").format(**facts)
+    files |= {"history.json": history, "README.md": text.encode("utf-8", "backslashreplace")}
     out.mkdir(parents=True, exist_ok=True)
     write_whole({out / name: content for name, content in files.items()})
 
