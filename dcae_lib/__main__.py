@@ -110,7 +110,9 @@ def report(state: State, out: str) -> int:
     if RANK0 and state.stop:
         print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
     elif RANK0:
-        command.show_line(f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()))
+        command.show_line(
+            f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()), sys.stdout
+        )
     return 130 if state.stop else 0
 
 
@@ -136,7 +138,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    command.show_line(table(verify(user_path(options.folder), options.device)))
+    command.show_line(table(verify(user_path(options.folder), options.device)), sys.stdout)
     return 0
 
 

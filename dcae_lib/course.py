@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .data import DataError, read_picture
-from .files import CLONE, resource, user_path
+from .files import CLONE, plain, resource, user_path
 from .plots import use_style
 
 PROFILES = {"quick": "sample", "full": "cifar10"}  # profile: data set
@@ -28,7 +28,7 @@ class Lesson(NamedTuple):
 
     def record(self, **numbers: float) -> None:
         """Write measured numbers to `<out>/<name>.json`, where `make results` and the tests read it."""
-        (self.out / f"{self.name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        (self.out / f"{self.name}.json").write_text(json.dumps(plain(numbers), indent=1) + "\n")
 
 
 def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:

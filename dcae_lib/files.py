@@ -28,7 +28,7 @@ def user_path(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise OSError(f"{path} cannot be found: no home folder is known; set HOME, or write the whole path") from error
+        raise OSError(f"{path} cannot be found: no home folder is known; set HOME, or name a whole path") from error
 
 
 def plain(settings: Any) -> Any:

@@ -39,7 +39,7 @@ class Codec:
     def __init__(self, model: RateModel):
         self.model = model.eval()
         self.identity = identity(model)
-        self.context = lru_cache(8)(lambda quality: IntegerContext(model.context, quality))
+        self.context = lru_cache(8)(lambda quality: IntegerContext(self.model.context, quality))
         self.factor = model.autoencoder.factor
         self.grid = TILE // self.factor  # latents along a tile's side
 

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from PIL import ImageColor
 from torchvision.transforms.functional import to_pil_image
@@ -72,27 +73,27 @@ def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
             except (DataError, OSError, ValueError) as error:
                 failed += 1
                 named = str(file) in str(error) or str(target) in str(error)
-                bar.write(str(error) if named else f"{file}: {error}", file=sys.stderr)
+                show_line(str(error) if named else f"{file}: {error}", sys.stderr)
             except KeyboardInterrupt:
                 bar.write("interrupted; every file written is complete", file=sys.stderr)
                 return 130
             else:
-                show_line(done)
+                show_line(done, sys.stdout)
             progress(1.0)
     if failed:
-        print(f"{failed} of {len(targets)} files failed", file=sys.stderr)
+        show_line(f"{failed} of {len(targets)} files failed", sys.stderr)
     return 1 if failed else 0
 
 
-def show_line(text: str) -> None:
+def show_line(text: str, stream: TextIO) -> None:
     """Print a line, above a bar; a console or pipe that takes none does not undo the work that the line reports."""
     try:
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        tqdm.write(text, file=stream)
+        stream.flush()
     except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for what is left, also at the exit
         if not isinstance(error, BrokenPipeError):
             print(f"the report could not be written ({error.strerror})", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left, also at the exit
 
 
 def _compress(codec: Codec, file: Path, to: Path, options: Namespace, progress: Progress) -> str:

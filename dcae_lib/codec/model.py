@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..files import resource
+from ..files import plain, resource
 from ..model import DCAE, load_pretrained
 from .context import ContextModel, between_anchors, bits
 
@@ -30,7 +30,7 @@ class RateModel(nn.Module):
         start = torch.linspace(-0.9, 3.0, len(self.context.quality))[:, None].repeat(1, channels)
         self.log_gain = nn.Parameter(start)
         self.log_inverse = nn.Parameter(-start)
-        self.config = dict(context=context or {}, **self.autoencoder.config)
+        self.config = dict(context=plain(context or {}), **self.autoencoder.config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "RateModel":

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 from PIL import ImageOps
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..files import resource, user_path
 from ..tiles import cut
 from .cifar10 import load_cifar10
-from .pictures import image_files, open_picture, pixel_sizes, read_picture, warn_of_twins
+from .pictures import EXTENSIONS, image_files, open_picture, pixel_sizes, read_picture, warn_of_twins
 from .sets import CLASSES, DataError, Splits, image_set
 
 
@@ -54,7 +53,7 @@ def _load_folder(folder: Path, size: int | tuple[int, int] | None, fit: str) -> 
         raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
     paths = sorted(Path(path) for path, _ in image_files(folder))
     if len(paths) < 2:
-        raise DataError(f"{folder} holds fewer than two images ({', '.join(IMG_EXTENSIONS)}): to train on and to test")
+        raise DataError(f"{folder} holds fewer than two images ({', '.join(EXTENSIONS)}): to train on and to test")
     images = []
     for path in paths:
         picture = open_picture(path)

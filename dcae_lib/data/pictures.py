@@ -20,6 +20,7 @@ from .sets import DataError
 
 Source = str | Path | BinaryIO | Image.Image
 MAX_PIXELS = 2**26  # of one picture: bounds the memory that a file can ask for
+EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif")
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others (EPS) Pillow starts programs
 # Everything that Pillow was seen to raise on damaged files of these formats.
 UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
@@ -31,7 +32,7 @@ MADE_BY_SYSTEMS = ("@eaDir", "__MACOSX")  # folders of thumbnails and of forks
 def is_image(path: str) -> bool:
     """Return whether a path, relative to what the user named, is an image file by its suffix, and not hidden."""
     hidden = (part in MADE_BY_SYSTEMS or (part[:1] == "." and part.strip(".")) for part in path.split("/"))
-    return path.lower().endswith(IMG_EXTENSIONS) and not any(hidden)
+    return path.lower().endswith(EXTENSIONS) and not any(hidden)
 
 
 def image_files(folder: Path) -> Iterator[tuple[str, int]]:
@@ -80,7 +81,9 @@ def open_picture(source: Source, name: str | None = None, background: str | None
         if isinstance(source, Image.Image):
             return _in_srgb(_upright(source, name), name, background)
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image: Image.Image = Image.open(user_path(source) if isinstance(source, str) else source, formats=FORMATS)
+            image: Image.Image = Image.open(
+                user_path(source) if isinstance(source, str | Path) else source, formats=FORMATS
+            )
         with image:
             return _in_srgb(_upright(image, name), name, background)
     except DataError:

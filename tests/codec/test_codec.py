@@ -222,6 +222,8 @@ def test_a_model_changed_in_place_writes_files_of_its_own(images):
     assert torch.equal(codec.decompress(after), Codec(model).decompress(after))
     with pytest.raises(ValueError, match="model"):
         codec.decompress(before)
+    codec.model = Codec.from_pretrained().model
+    assert codec.compress(images[0]) == before
 
 
 def test_bytes_do_not_depend_on_the_default_type(codec, images, float64_by_default):

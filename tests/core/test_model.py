@@ -141,6 +141,8 @@ WRONG = [
 def test_inputs_are_refused_by_shape_and_dtype_alone(method, x, message, device):
     with pytest.raises(ValueError, match=message):
         getattr(DCAE().to(device), method)(x.to(device))
+    with pytest.raises(ValueError, match="multiples of 16, got 32×40"):
+        DCAE(channels=(16, 32, 64)).to(device)(torch.empty(2, 3, 32, 40, device=device))
 
 
 IMPOSSIBLE = [

@@ -149,12 +149,12 @@ def test_a_picture_may_have_as_many_pixels_as_allowed(monkeypatch):
 def test_images_are_found_in_folders_and_through_links(tmp_path):
     (tmp_path / "deep").mkdir()
     hidden = (".ipynb_checkpoints/a-checkpoint.png", "deep/@eaDir/b.jpeg", "__MACOSX/a.png", "deep/._b.jpeg")
-    for name in ("a.PNG", "deep/b.jpeg", "notes.txt", *hidden):
+    for name in ("a.PNG", "deep/b.jpeg", "c.avif", "d.gif", "notes.txt", *hidden):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
     (tmp_path / "link.webp").symlink_to(tmp_path / "a.PNG")
     (tmp_path / "round").symlink_to(tmp_path)
-    paths = [tmp_path / name for name in ("a.PNG", "deep/b.jpeg", "link.webp")]
+    paths = [tmp_path / name for name in ("a.PNG", "c.avif", "d.gif", "deep/b.jpeg", "link.webp")]
     assert sorted(image_files(tmp_path)) == [(str(path), 5) for path in paths]
 
 
