@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from lab import CODEC_CELLS, chromium, jupyterlab, run_in_lab
+from lab import CODEC_CELLS, chromium, jupyterlab, run_in_lab, seen
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +25,12 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def opened(browser, server):
     return run_in_lab(browser, *server, CODEC_CELLS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Add what the browser shows and the servers say to the report of a failure."""
+    report = yield
+    if report.failed:
+        report.sections += seen(item.name)
+    return report

@@ -4,23 +4,24 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from statistics import median
 
 import nbformat
-from playwright.sync_api import Browser, Locator, sync_playwright
+import psutil
+from playwright.sync_api import Browser, Error, Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "06_exploring_latents.ipynb"
 SCREENSHOTS = ROOT / "results" / "browser"  # git-ignored: to look at
+PATIENCE = 120  # seconds: how long a loaded machine may take for what an idle one does at once
 CODEC_CELLS = [
     'import json\nrecord = json.loads((resource("recorded") / "codec.json").read_text())',
     "from dcae_lib import Codec\nexplore.budget(Codec.from_pretrained(), pictures, record)",
@@ -52,6 +53,10 @@ CLOCK = """img => {
     const drawn = () => window.waits.push(performance.now() - window.pressed);
     img.addEventListener('load', () => requestAnimationFrame(() => requestAnimationFrame(drawn)));
 }"""
+IDLE = """() => {
+    const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
+    return !kernel || kernel.status == 'idle';
+}"""
 COUNT = "img => { window.loads = 0; img.addEventListener('load', () => { window.loads += 1 }) }"
 
 
@@ -64,47 +69,67 @@ def chromium() -> Iterator[Browser]:
             "there is no Chromium or Chrome: `apt install chromium` on Debian, else see chromium.org"
         )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=1000 * PATIENCE)
+        BROWSERS.append(browser)
         yield browser
         browser.close()
 
 
-def answers(url: str, process: subprocess.Popen) -> bool:
-    """Wait until a server answers; return False if it ends first."""
-    while process.poll() is None:
+BROWSERS: list[Browser] = []
+LOGS: list[Path] = []  # of servers
+COMPLAINTS: list[str] = []  # of the pages' consoles
+
+
+def seen(test: str) -> Iterator[tuple[str, str]]:
+    """Save what all pages show, and return where, what their consoles said, and the ends of the servers' logs."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    pages = [page for browser in BROWSERS for context in browser.contexts for page in context.pages]
+    for k, page in enumerate(pages):
+        path = SCREENSHOTS / f"failed-{test.replace('/', '-')}-{k}.png"
         try:
-            with suppress(urllib.error.HTTPError):  # an answer, too
-                urllib.request.urlopen(url, timeout=60).close()
-            return True
-        except OSError:
-            time.sleep(0.25)
-    return False
+            page.screenshot(path=path)
+            yield "the page", str(path)
+        except Error as error:
+            yield "the page", f"no screenshot: {error}"
+    yield "the console", "\n".join(COMPLAINTS)
+    for log in LOGS:
+        yield "the server", log.read_text(errors="replace")[-3000:]
+
+
+def address_of(process: subprocess.Popen, path: str) -> str:
+    """Wait until a server answers at a path, on the port that the system gave it; return its address."""
+    end = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < end:
+        for connection in psutil.Process(process.pid).net_connections("tcp4"):
+            if connection.status == psutil.CONN_LISTEN:
+                address = f"http://127.0.0.1:{connection.laddr.port}"
+                try:
+                    urllib.request.urlopen(address + path, timeout=PATIENCE).close()
+                    return address
+                except urllib.error.HTTPError:  # an answer, too
+                    return address
+                except OSError:
+                    pass
+        time.sleep(0.1)
+    raise RuntimeError("the server did not start:\n" + LOGS[-1].read_text(errors="replace"))
 
 
 @contextmanager
 def served(folder: Path, module: str, *options: str, at: str) -> Iterator[tuple[str, str]]:
-    """Run `python -m module` on a free port of 127.0.0.1 with its own settings in a folder; yield (address, token)."""
+    """Run `python -m module` on a port of 127.0.0.1 with its own settings in a folder; yield (address, token)."""
     token, log = secrets.token_hex(16), folder / "server.log"
     environment = os.environ | {name: str(folder / name) for name in PLACES}
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for _ in range(3):  # another process may take the port before it is used
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", module, "--no-browser", f"--port={port}", *(o.format(token) for o in options)]
-        with open(log, "w") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder)
-        address = f"http://127.0.0.1:{port}"
-        if answers(f"{address}{at}?token={token}", process):
-            break
-    else:
-        raise RuntimeError(log.read_text())
+    command = [sys.executable, "-m", module, "--no-browser", "--port=0", *(o.format(token) for o in options)]
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder)
+    LOGS.append(log)
     try:
-        yield address, token
+        yield address_of(process, f"{at}?token={token}"), token
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
 
@@ -131,20 +156,33 @@ def voila(folder: Path) -> AbstractContextManager[tuple[str, str]]:
     return served(folder, "voila", *options, at="/static/none")
 
 
+# What JupyterLab lays over a page, now and then: questions about the kernel, the connection or the file, and news.
+DIALOGS = ".jp-Dialog-button:last-child, .Toastify__close-button"
+
+
+def close_dialogs(page: Page) -> None:
+    """Answer every dialog with what it proposes; keys and mouse do not wait for that as clicks on elements do."""
+    page.locator(DIALOGS).evaluate_all("buttons => buttons.forEach(button => button.click())")
+    page.locator(".jp-Dialog").first.wait_for(state="hidden")
+
+
 class Opened:
     """A page, the errors in its console, and its requests to other hosts."""
 
     def __init__(self, browser: Browser):
         self.page = browser.new_page(viewport={"width": 1300, "height": 1000})
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(1000 * PATIENCE)
+        self.page.add_locator_handler(self.page.locator(DIALOGS).first, lambda _: close_dialogs(self.page))
         self.complaints: list[str] = []
         self.outside: list[str] = []
         inside = ("data:", "blob:", "http://127.0.0.1:", "ws://127.0.0.1:")
-        self.page.on(
-            "console", lambda message: self.complaints.append(message.text) if message.type == "error" else None
-        )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda message: self.complain(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.complain(str(error)))
         self.page.on("request", lambda request: request.url.startswith(inside) or self.outside.append(request.url))
+
+    def complain(self, text: str) -> None:
+        self.complaints.append(text)
+        COMPLAINTS.append(text)
 
     def explorer(self, name: str) -> "Shown":
         """Find the output of the cell with `explore.<name>(` and scroll to it."""
@@ -172,12 +210,14 @@ class Shown:
         self.box.get_by_role("button", name=name, exact=True).click()
 
     def press(self, k: int, key: str, times: int = 1) -> None:
+        close_dialogs(self.page)
         self.handle(k).focus()
         for _ in range(times):
             self.page.keyboard.press(key)
 
     def drag(self, k: int, *offsets: float) -> None:
         """Take the k-th slider's knob with the mouse, move it to offsets in pixels, and hold it."""
+        close_dialogs(self.page)
         self.handle(k).scroll_into_view_if_needed()
         box = self.handle(k).bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -195,12 +235,15 @@ class Shown:
         return self.pixels(picture)
 
     def settled(self, picture: Locator) -> str:
-        """Wait until the pixels of a picture have not changed for a second, at most for 20; return them."""
-        seen = [self.pixels(picture)]
-        while len(seen) < 20 or (len({*seen[-20:]}) > 1 and len(seen) < 400):
+        """Wait until a picture has kept its pixels for a second in which the kernel was idle; return them."""
+        end, quiet, pixels = time.monotonic() + PATIENCE, 0, self.pixels(picture)
+        while quiet < 20 and time.monotonic() < end:
             self.page.wait_for_timeout(50)
-            seen.append(self.pixels(picture))
-        return seen[-1]
+            now = self.pixels(picture)
+            quiet = quiet + 1 if now == pixels and self.page.evaluate(IDLE) else 0
+            pixels = now
+        assert quiet == 20, "the picture never came to rest"
+        return pixels
 
     def shows(self, picture: Locator, wanted: str) -> bool:
         """Wait until a picture has these pixels; return whether it does."""
@@ -208,8 +251,8 @@ class Shown:
 
     def until(self, holds: Callable[[], bool]) -> bool:
         """Wait until a condition holds, as a text may follow its picture; return whether it does."""
-        end = time.perf_counter() + 20
-        while not holds() and time.perf_counter() < end:
+        end = time.monotonic() + PATIENCE
+        while not holds() and time.monotonic() < end:
             self.page.wait_for_timeout(50)
         return holds()
 
@@ -238,8 +281,9 @@ def run_in_lab(browser: Browser, folder: Path, server: tuple[str, str], cells=()
     nbformat.write(content, folder / "work" / f"{theme}.ipynb")  # two files: else they share a kernel
     opened = Opened(browser)
     page = opened.page
-    page.goto(f"{address}/lab/tree/{theme}.ipynb?reset&token={token}", timeout=120_000)
-    page.wait_for_function(CONNECTED, timeout=120_000)
+    page.goto(f"{address}/lab/tree/{theme}.ipynb?reset&token={token}")
+    page.wait_for_function(CONNECTED)
+    close_dialogs(page)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    page.wait_for_function(NUMBERED, timeout=300_000)
+    page.wait_for_function(NUMBERED, timeout=3000 * PATIENCE)
     return opened

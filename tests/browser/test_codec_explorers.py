@@ -12,7 +12,7 @@ from dcae_lib.codec.compare import best, candidates, constants, counted
 from dcae_lib.explore.codec import _title
 from dcae_lib.files import resource
 
-pytestmark = pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")]
 
 
 @pytest.fixture(scope="module")

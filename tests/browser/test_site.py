@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from build_site import NOTEBOOKS, build
 
+pytestmark = pytest.mark.slow
 # Prose: all text but code, folded text included. Cut: what is wider than the window and in no box that scrolls.
 SHOWN = """() => {
     const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), texts = [];
