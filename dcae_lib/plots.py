@@ -140,9 +140,3 @@ def channel_sheet(z: Tensor, bounds: Tensor, stamps: Tensor, titles: list[str]) 
         show_image(above, values, title, float(bound))
         show_image(below, stamp)
     return fig
-
-
-def middle(x: Tensor, side: int) -> Tensor:
-    """Crop the middle of a picture, at most side × side: [..., H, W] → [..., h, w]."""
-    top, left = (max(0, (length - side) // 2) for length in x.shape[-2:])
-    return x[..., top : top + side, left : left + side]

@@ -28,11 +28,6 @@ def scale_channels(z: Tensor, gains: Tensor, mean: Tensor) -> Tensor:
     return mean + gains * (z - mean)
 
 
-def along(mean: Tensor, axes: Tensor, std: Tensor, steps: Tensor) -> Tensor:
-    """Move from a mean along directions: [C, h, w], [n, C, h, w], std [n], steps in std [..., n] → [..., C, h, w]."""
-    return mean + torch.tensordot(steps * std, axes, 1)
-
-
 @contextmanager
 def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
     """Freeze the statistics of every GroupNorm in a module, inside the block, at those for x.
@@ -41,14 +36,13 @@ def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
     """
     statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def freeze(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
-        (x,) = inputs
-        groups = x.reshape(len(x), norm.num_groups, -1)
+    def freeze(norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        groups = inputs[0].reshape(len(output), norm.num_groups, -1)
         if norm not in statistics:
             var, mean = torch.var_mean(groups, dim=2, correction=0, keepdim=True)
             statistics[norm] = mean, (var + norm.eps).rsqrt()
         mean, scale = statistics[norm]
-        return ((groups - mean) * scale).view_as(x) * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return ((groups - mean) * scale).view_as(output) * norm.weight[:, None, None] + norm.bias[:, None, None]
 
     hooks = [m.register_forward_hook(freeze) for m in module.modules() if isinstance(m, nn.GroupNorm)]
     try:
