@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,9 +12,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import to_uint8
-
-if TYPE_CHECKING:
-    from .loop import State
 
 WIDTH = 8.0  # inches, of every figure
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -73,10 +69,10 @@ def image_rows(rows: dict[str, Tensor], titles: list[str] | None = None) -> Figu
     return fig
 
 
-def live_curve(place, line: float, label: str) -> Callable[["State"], None]:
+def live_curve(place, line: float, label: str) -> Callable[..., None]:
     """Return an `after_epoch` that draws the test PSNR into a display handle, and where it passes a line in dB."""
 
-    def draw(state: "State") -> None:
+    def draw(state) -> None:
         psnr = [row["psnr"] for row in state.history]
         fig, ax = plt.subplots()
         ax.plot(range(1, len(psnr) + 1), psnr, marker="o", label=f"epoch {len(psnr)}: {psnr[-1]:.2f} dB")
@@ -97,24 +93,15 @@ def error_maps(y: Tensor, x: Tensor, gain: float = 4.0) -> Tensor:
     return ((y - x).abs() * gain - 1).clamp(-1, 1)
 
 
-def contact_sheet(z: Tensor) -> Tensor:
-    """Lay the channels of one latent out in rows of 4, a gap between them: [C, h, w] → [rows·(h+1)-1, 4·(w+1)-1]."""
-    rows = -(-len(z) // 4)
-    tiles = F.pad(z, (0, 1, 0, 1, 0, 4 * rows - len(z))).unflatten(0, (rows, 4))  # [rows, 4, h+1, w+1]
-    return tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)[:-1, :-1]
-
-
 def pixel_grid(ax: Axes, values, colors, title: str = "") -> None:
     """Draw coloured squares with a value in each: both [H, W]; a colour is an index into PALETTE."""
     values, colors = np.asarray(values), np.asarray(colors)
-    H, W = values.shape
-    for y in range(H):
-        for x in range(W):
-            color = PALETTE[colors[y, x]]
-            ax.add_patch(plt.Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
-            ink = "white" if color in (BLUE, GREEN) else "black"
-            ax.text(x + 0.5, y + 0.5, str(values[y, x]), ha="center", va="center", fontsize=8, color=ink)
-    ax.set(xlim=(0, W), ylim=(H, 0), aspect="equal", title=title)
+    for (y, x), value in np.ndenumerate(values):
+        color = PALETTE[colors[y, x]]
+        ax.add_patch(plt.Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white"))
+        ink = "white" if color in (BLUE, GREEN) else "black"
+        ax.text(x + 0.5, y + 0.5, str(value), ha="center", va="center", fontsize=8, color=ink)
+    ax.set(xlim=(0, values.shape[1]), ylim=(values.shape[0], 0), aspect="equal", title=title)
     ax.axis("off")
 
 
@@ -148,14 +135,8 @@ def channel_sheet(z: Tensor, bounds: Tensor, stamps: Tensor, titles: list[str]) 
     fig, axes = plt.subplots(2 * rows, 8, figsize=(WIDTH, 2.3 * rows), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
-    for k, (values, bound, stamp, title) in enumerate(zip(z, bounds, stamps, titles)):
-        row, column = 2 * (k // 8), k % 8
-        show_image(axes[row, column], values, title, float(bound))
-        show_image(axes[row + 1, column], stamp)
+    pairs = zip(axes[::2].flat, axes[1::2].flat)
+    for (above, below), values, bound, stamp, title in zip(pairs, z, bounds, stamps, titles):
+        show_image(above, values, title, float(bound))
+        show_image(below, stamp)
     return fig
-
-
-def middle(x: Tensor, side: int) -> Tensor:
-    """Crop the middle of a picture, at most side × side: [..., H, W] → [..., h, w]."""
-    top, left = (max(0, (length - side) // 2) for length in x.shape[-2:])
-    return x[..., top : top + side, left : left + side]

@@ -110,12 +110,10 @@ def draw_curves(ax: Axes, record: dict, metric: str = "psnr", way: str = "stripp
     """
     for name, color in COLORS.items():
         curve = record.get("curves", {}).get(name, {})
-        if isinstance(curve, list):
-            curve = {"stripped": curve}
-        points = sorted(curve.get(way, []), key=lambda point: point["bpp"])
+        points = {"stripped": curve}.get(way) if isinstance(curve, list) else curve.get(way)
         if points:
-            style = STYLES.get(name, dict(marker="."))
-            ax.plot([p["bpp"] for p in points], [p[metric] for p in points], color=color, label=name, **style)
+            bpp, values = zip(*sorted((point["bpp"], point[metric]) for point in points))
+            ax.plot(bpp, values, color=color, label=name, **STYLES.get(name, dict(marker=".")))
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda bpp, _: f"{bpp:g}")
     ax.set(xlabel="bits per pixel", ylabel="PSNR, dB" if metric == "psnr" else "SSIM")

@@ -1,6 +1,7 @@
 """Explorers of the codec: the best picture within a budget of bytes, and curves of rate and distortion."""
 
 from functools import lru_cache
+from itertools import product
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ from .. import plots
 from ..codec import Codec
 from ..codec.compare import WAYS, Encoded, best, candidates, constants, counted, draw_curves
 from ..data import ImageSet
-from .widgets import Explorer, Picture, Redraw, Thumbnails, label, slider
+from .widgets import Explorer, Picture, Thumbnails, label, slider
 
 NOTHING = torch.full((3, 1, 1), 128, dtype=torch.uint8)  # shown where nothing fits: grey, on light and on dark pages
 
@@ -46,10 +47,10 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
 
     rows = [pick, [size, headers], status, [original, results[0], spent], results[1:]]
     if "AVIF" not in names:
-        rows.append("AVIF is left out: this Pillow writes none; 11.3 and later do, as installed from PyPI")
+        rows.append(label("AVIF is left out: this Pillow writes none; 11.3 and later do, as installed from PyPI"))
     controls = {"image": pick, "bytes": size, "headers": headers}
     pictures = {"original": original, **dict(zip(names, results)), "bits": spent}
-    return Explorer(rows, controls, pictures, _budgets(x[0], prepared(0), constant), Redraw(draw))
+    return Explorer(rows, controls, pictures, _budgets(x[0], prepared(0), constant), draw)
 
 
 def _title(files: list[Encoded], file: Encoded | None) -> str:
@@ -61,21 +62,19 @@ def _title(files: list[Encoded], file: Encoded | None) -> str:
 
 def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict) -> Figure:
     """Draw the still figure: a row for each codec, with and without headers at 150 and 400 bytes."""
-    columns = [(headers, size) for headers in (True, False) for size in (150, 400)]
     tables = {headers: counted(files, headers, constant) for headers in (True, False)}
-    names = list(tables[True])
-    fig, axes = plt.subplots(len(names), 5, figsize=(plots.WIDTH, 1.45 * len(names) + 0.2), layout="constrained")
-    for ax in axes[1:, 0]:
-        ax.axis("off")
-    plots.show_image(axes[0, 0], image, "original")
-    for name, line in zip(names, axes):
+    height = 1.45 * len(tables[True]) + 0.2
+    fig, axes = plt.subplots(len(tables[True]), 5, figsize=(plots.WIDTH, height), layout="constrained")
+    for name, line in zip(tables[True], axes):
+        line[0].axis("off")
         line[1].set_ylabel(name)
-        for ax, (headers, size) in zip(line[1:], columns):
+        for ax, (headers, size) in zip(line[1:], product((True, False), (150, 400))):
             file = best(tables[headers][name], size)
             title = f"{size} bytes" + ("" if headers else "\nno headers")
-            plots.show_image(ax, file.image if file else NOTHING, title if name == names[0] else "")
+            plots.show_image(ax, file.image if file else NOTHING, title if name == "DCAE" else "")
             smallest = f"at least {min(file.size for file in tables[headers][name])} bytes"
             ax.set_xlabel(f"{file.size} bytes, {file.psnr:.1f} dB" if file else smallest, fontsize=8)
+    plots.show_image(axes[0, 0], image, "original")
     return fig
 
 
@@ -95,4 +94,4 @@ def curves(record: dict) -> Explorer:
     def draw() -> None:
         picture.image.value = plots.figure_png(figure(), dpi=200)
 
-    return Explorer([metric, way, picture], {"metric": metric, "way": way}, {"curves": picture}, figure(), Redraw(draw))
+    return Explorer([metric, way, picture], {"metric": metric, "way": way}, {"curves": picture}, figure(), draw)

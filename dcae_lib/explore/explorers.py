@@ -8,15 +8,17 @@ import ipywidgets as widgets
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.transforms.functional import center_crop
 
 from .. import plots
 from ..data import CLASSES, ImageSet, to_model
 from ..model import DCAE
 from . import latents
-from .widgets import Comparison, Explorer, Picture, Redraw, Sites, Thumbnails, button, decibels, label, png, slider
+from .widgets import BOARD, Explorer, Picture, Thumbnails, board, button, decibels, label, png, slider
 
 # Even: with an odd count, the middle level would hold most values and cost fewer bits than the even count below.
 LEVELS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+COMPARED = ("original", "result", "difference")  # the pictures of `_compare`
 
 
 def figure(draw: Callable[[Any], Figure], control: widgets.ValueWidget) -> Explorer:
@@ -26,8 +28,7 @@ def figure(draw: Callable[[Any], Figure], control: widgets.ValueWidget) -> Explo
     def show() -> None:
         picture.value = plots.figure_png(draw(control.value))
 
-    still = draw(control.value)
-    return Explorer([control, picture], {"control": control}, {"figure": picture}, still, Redraw(show))
+    return Explorer([control, picture], {"control": control}, {"figure": picture}, draw(control.value), show)
 
 
 def channels(model: DCAE, images: ImageSet) -> Explorer:
@@ -39,8 +40,8 @@ def channels(model: DCAE, images: ImageSet) -> Explorer:
     x, z = _encode(model, images)
     mean, bounds = z.mean((0, 2, 3)), z.abs().amax((0, 2, 3))
     stamps, costs = latents.effects(model, z[:64])
-    stamps = plots.middle(stamps / stamps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12), 16)
-    pick, comparison = Thumbnails(x), Comparison()
+    stamps = center_crop(stamps / stamps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12), [16, 16])
+    pick, pictures = Thumbnails(x), {name: Picture("") for name in COMPARED}
     gains = [slider("", 1, -2, 2, 0.1, width=150, readout_format=".1f") for _ in costs]
     narrow = widgets.Layout(width="48px")
     switches = [widgets.Checkbox(True, description=str(k), indent=False, layout=narrow) for k in range(len(costs))]
@@ -54,17 +55,18 @@ def channels(model: DCAE, images: ImageSet) -> Explorer:
     def draw() -> None:
         factors = torch.tensor([gain.value * switch.value for gain, switch in zip(gains, switches)])
         scaled = latents.scale_channels(z[pick.value], factors, mean)
-        comparison.show(x[pick.value], _decode(model, scaled), "reconstruction")
+        _compare(pictures, x[pick.value], _decode(model, scaled), "reconstruction")
         for picture, values, bound in zip(maps, scaled, bounds):
             picture.image.value = png(values, float(bound))
 
-    redraw = Redraw(draw)
-    reset = button("reset", lambda: redraw.set((gains, 1.0), (switches, True)))
-    off = button("all off", lambda: redraw.set((gains, 1.0), (switches, False)))
+    reset = button("reset", lambda: explorer.set_all(gains=1.0, switches=True))
+    off = button("all off", lambda: explorer.set_all(gains=1.0, switches=False))
     grid = widgets.GridBox(cells, layout=widgets.Layout(grid_template_columns="repeat(4, 186px)", grid_gap="10px 4px"))
     still = plots.channel_sheet(z[0], bounds, stamps, [f"{k}: {cost:.0f} dB" for k, cost in enumerate(costs)])
     controls = {"image": pick, "gains": gains, "switches": switches}
-    return Explorer([pick, comparison, [reset, off], grid], controls, comparison.pictures, still, redraw)
+    rows = [pick, [*pictures.values()], [reset, off], grid]
+    explorer = Explorer(rows, controls, pictures, still, draw)
+    return explorer
 
 
 def interpolation(model: DCAE, images: ImageSet) -> Explorer:
@@ -88,33 +90,32 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
         across.show(pixels[0], f"through the pixels, {decibels(y[0], pixels[0])} between them")
         strip.show(torch.cat([torch.cat([*row], 2) for row in walk(shares)], 1))
 
-    rows = [["from", first], ["to", second], [play, percent], [through, across], strip]
+    rows = [[label("from"), first], [label("to"), second], [play, percent], [through, across], strip]
     controls = {"from": first, "to": second, "percent": percent}
     pictures = {"latents": through, "pixels": across, "strip": strip}
     still = plots.image_rows(dict(zip(pictures, walk(shares))), [f"{100 * t:.0f} %" for t in shares.flatten()])
-    return Explorer(rows, controls, pictures, still, Redraw(draw))
+    return Explorer(rows, controls, pictures, still, draw)
 
 
 def directions(model: DCAE, images: ImageSet) -> Explorer:
     """Move along the principal components of the latents, in standard deviations, from the mean or from a picture."""
     x, z = _encode(model, images)
     mean, axes, std = latents.principal_components(z, 8)
-    starts = torch.cat([mean[None], z])
+    starts, moves = torch.cat([mean[None], z]), axes * std[:, None, None, None]
     pick, picture = Thumbnails(torch.cat([_decode(model, mean)[None], x]), 0, "start"), Picture("")
     steps = [slider(str(k + 1), 0, -3, 3, 0.1, readout_format="+.1f") for k in range(8)]
 
     def draw() -> None:
-        moved = latents.along(starts[pick.value], axes, std, torch.tensor([step.value for step in steps]))
+        moved = starts[pick.value] + torch.tensordot(torch.tensor([step.value for step in steps]), moves, 1)
         picture.show(_decode(model, moved), f"picture {pick.value}, moved" if pick.value else "the mean, moved")
 
-    redraw = Redraw(draw)
-    reset = button("reset", lambda: redraw.set((steps, 0.0)))
-    shifts, units = torch.linspace(-3, 3, 7), torch.eye(8)[:4]
-    moved = {str(k): latents.along(mean, axes, std, torch.outer(shifts, unit)) for k, unit in enumerate(units, 1)}
-    decoded = {k: latents.decode_all(model, row) for k, row in moved.items()}
-    still = plots.image_rows(decoded, [f"{t:+.0f} σ" for t in shifts])
+    reset = button("reset", lambda: explorer.set_all(steps=0.0))
+    shifts = torch.linspace(-3, 3, 7).view(-1, 1, 1, 1)
+    walks = {str(k + 1): latents.decode_all(model, mean + shifts * moves[k]) for k in range(4)}
+    still = plots.image_rows(walks, [f"{t:+.0f} σ" for t in shifts.flatten()])
     rows = [pick, [widgets.VBox([picture, reset]), widgets.VBox(steps)]]
-    return Explorer(rows, {"start": pick, "steps": steps}, {"picture": picture}, still, redraw)
+    explorer = Explorer(rows, {"start": pick, "steps": steps}, {"picture": picture}, still, draw)
+    return explorer
 
 
 def quantisation(model: DCAE, images: ImageSet) -> Explorer:
@@ -122,9 +123,8 @@ def quantisation(model: DCAE, images: ImageSet) -> Explorer:
     x, z = _encode(model, images)
     low, high = z.amin((0, 2, 3)), z.amax((0, 2, 3))
     tables = {n: latents.bits_of_levels(latents.levels_of(z, n, low, high)[1], n) for n in LEVELS}
-    pick, comparison, spent = Thumbnails(x), Comparison(), label("")
-    wide = widgets.Layout(width="400px")
-    levels = widgets.SelectionSlider(options=LEVELS, value=16, description="levels", layout=wide)
+    pick, pictures, spent = Thumbnails(x), {name: Picture("") for name in COMPARED}, label("")
+    levels = widgets.SelectionSlider(options=LEVELS, value=16, description="levels", layout={"width": "400px"})
 
     def rounded(k: int, n: int) -> tuple[Tensor, float]:
         """Return picture k, its latent rounded to n levels, and the bits per pixel."""
@@ -134,14 +134,14 @@ def quantisation(model: DCAE, images: ImageSet) -> Explorer:
 
     def draw() -> None:
         y, bits = rounded(pick.value, levels.value)
-        comparison.show(x[pick.value], y, f"{levels.value} levels")
+        _compare(pictures, x[pick.value], y, f"{levels.value} levels")
         spent.value = f"about {bits:.2f} bits per pixel; the picture itself has 24"
 
     examples = {n: rounded(0, n) for n in (2, 4, 8, 16, 32, 64, 256)}
     titles = [f"{n} levels\n{decibels(y, x[0])}\n{bits:.1f} bpp" for n, (y, bits) in examples.items()]
     still = plots.image_rows({"image 0": torch.stack([y for y, _ in examples.values()])}, titles)
-    controls = {"image": pick, "levels": levels}
-    return Explorer([pick, levels, spent, comparison], controls, comparison.pictures, still, Redraw(draw))
+    rows = [pick, levels, spent, [*pictures.values()]]
+    return Explorer(rows, {"image": pick, "levels": levels}, pictures, still, draw)
 
 
 def damage(model: DCAE, images: ImageSet) -> Explorer:
@@ -165,7 +165,7 @@ def brush(model: DCAE, images: ImageSet) -> Explorer:
     def dab(k: int, sites: Tensor) -> Tensor:
         return torch.where(sites, z[paint.value], z[k])
 
-    return _on_sites(model, x, z, dab, "paint: click the picture", ["paint with", paint], {"paint": paint})
+    return _on_sites(model, x, z, dab, "paint: click the picture", [label("paint with"), paint], {"paint": paint})
 
 
 Change = Callable[[int, Tensor], Tensor]  # (index of the image, chosen sites as bool [h, w]) → the changed latent
@@ -173,44 +173,38 @@ Change = Callable[[int, Tensor], Tensor]  # (index of the image, chosen sites as
 
 def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row, controls: dict) -> Explorer:
     """Build `damage` or `brush`: click sites, and see the picture and, on a log scale, where it changes."""
-    pick, board = Thumbnails(x), Sites(*z.shape[2:])
+    pick, result, changes, status = Thumbnails(x), Picture("", BOARD), Picture("", BOARD), label("")
+    clickable, sites = board(result.image, *z.shape[2:])
     freeze = widgets.Checkbox(False, indent=False, description="freeze the norms")
-    changes, status = Picture("", board.side), label("")
 
-    def changed(k: int, sites: Tensor, frozen: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the new picture, its difference from the old one, and the reach of the sites that changed."""
-        moved = change(k, sites)
+    def changed(k: int, frozen: bool) -> tuple[Tensor, Tensor, str]:
+        """Return picture k, changed at the chosen sites, where it changes, and how much."""
+        moved = change(k, torch.tensor([site.value for site in sites]).view(z.shape[2:]))
         near = latents.reach(model, z[k], (moved != z[k]).any(0))
         with latents.frozen_norms(model.decoder, z[k : k + 1]) if frozen else nullcontext():
             y = _decode(model, moved)
-        return y, y - _decode(model, z[k]), near
+        delta, text = y - _decode(model, z[k]), f"{decibels(y, x[k])} from the original"
+        if near.all():
+            text += "; from here the convolutions reach the whole picture"
+        elif near.any():
+            text += f"; outside the line at most {127.5 * delta[:, ~near].abs().max():.1f} of 255 levels"
+        return y, plots.log_change(delta, near), text
 
     def draw() -> None:
-        k = pick.value
-        y, delta, near = changed(k, board.chosen(), freeze.value)
-        board.picture.show(y)
-        changes.show(plots.log_change(delta, near))
-        status.value = f"{decibels(y, x[k])} from the original"
-        if near.all():
-            status.value += "; from here the convolutions reach the whole picture"
-        elif near.any():
-            status.value += f"; outside the line at most {127.5 * delta[:, ~near].abs().max():.1f} of 255 levels"
+        y, where, status.value = changed(pick.value, freeze.value)
+        result.show(y)
+        changes.show(where)
 
-    corner = torch.zeros(z.shape[2:], dtype=torch.bool)
-    corner[:2, :2] = True
-    for site, inside in zip(board.buttons, corner.flatten()):
-        site.value = bool(inside)  # begin with something to see
-    redraw = Redraw(draw)
-    clear = button("clear", lambda: redraw.set((board.buttons, False)))
-    examples = [changed(k, corner, frozen) for k in range(min(2, len(x))) for frozen in (False, True)]
-    drawn = [(y, plots.log_change(delta, near)) for y, delta, near in examples]
-    columns = dict(zip(("result", "change"), map(torch.stack, zip(*drawn))))
+    clear = button("clear", lambda: explorer.set_all(sites=False))
+    examples = zip(*(changed(k, frozen)[:2] for k in range(min(2, len(x))) for frozen in (False, True)))
+    columns = dict(zip(("result", "change"), map(torch.stack, examples)))
     still = plots.image_rows(columns, ["norms at work", "norms frozen"] * 2)
-    boards = [widgets.VBox([label(hint), board]), widgets.VBox([label("change"), changes.image])]
+    boards = [widgets.VBox([label(hint), clickable]), widgets.VBox([label("change"), changes.image])]
     key = "change, from 0.1 level (dark) to 255 (bright); inside the white line, what the convolutions reach"
-    controls = {"image": pick, "sites": board.buttons, "freeze": freeze, **controls}
-    pictures = {"result": board.picture, "change": changes}
-    return Explorer([pick, row, [clear, freeze], boards, status, key], controls, pictures, still, redraw)
+    controls = {"image": pick, "sites": sites, "freeze": freeze, **controls}
+    rows = [pick, row, [clear, freeze], boards, status, label(key)]
+    explorer = Explorer(rows, controls, {"result": result, "change": changes}, still, draw)
+    return explorer
 
 
 def classes(model: DCAE, images: ImageSet) -> Explorer:
@@ -230,8 +224,7 @@ def classes(model: DCAE, images: ImageSet) -> Explorer:
         right.show(mean, f"mean of the pixels, {decibels(y, mean)} between them")
 
     still = plots.image_rows({"latents": decoded, "pixels": pixels}, names)
-    pictures = {"latents": left, "pixels": right}
-    return Explorer([choice, [left, right]], {"class": choice}, pictures, still, Redraw(draw))
+    return Explorer([choice, [left, right]], {"class": choice}, {"latents": left, "pixels": right}, still, draw)
 
 
 def _encode(model: DCAE, images: ImageSet, count: int | None = 500) -> tuple[Tensor, Tensor]:
@@ -244,3 +237,10 @@ def _encode(model: DCAE, images: ImageSet, count: int | None = 500) -> tuple[Ten
 
 def _decode(model: DCAE, z: Tensor) -> Tensor:
     return latents.decode_all(model, z[None])[0].clamp(-1, 1)
+
+
+def _compare(pictures: dict[str, Picture], x: Tensor, y: Tensor, title: str) -> None:
+    """Show an original x, a result y and four times their difference, [3, H, W] in [-1, 1]: the pictures COMPARED."""
+    pictures["original"].show(x, "original")
+    pictures["result"].show(y, f"{title}, {decibels(y, x)}")
+    pictures["difference"].show(plots.error_maps(y, x), "difference × 4")

@@ -1,4 +1,4 @@
-"""Operations on latents and what they measure: reach, effects, directions, levels, class means, a linear probe."""
+"""Operations on latents and what they measure: reach, effects, directions, levels, class means."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +28,6 @@ def scale_channels(z: Tensor, gains: Tensor, mean: Tensor) -> Tensor:
     return mean + gains * (z - mean)
 
 
-def along(mean: Tensor, axes: Tensor, std: Tensor, steps: Tensor) -> Tensor:
-    """Move from a mean along directions: [C, h, w], [n, C, h, w], std [n], steps in std [..., n] → [..., C, h, w]."""
-    return mean + torch.tensordot(steps * std, axes, 1)
-
-
 @contextmanager
 def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
     """Freeze the statistics of every GroupNorm in a module, inside the block, at those for x.
@@ -41,14 +36,13 @@ def frozen_norms(module: nn.Module, x: Tensor) -> Iterator[None]:
     """
     statistics: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def freeze(norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor) -> Tensor:
-        (x,) = inputs
-        groups = x.reshape(len(x), norm.num_groups, -1)
+    def freeze(norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        groups = inputs[0].reshape(len(output), norm.num_groups, -1)
         if norm not in statistics:
             var, mean = torch.var_mean(groups, dim=2, correction=0, keepdim=True)
             statistics[norm] = mean, (var + norm.eps).rsqrt()
         mean, scale = statistics[norm]
-        return ((groups - mean) * scale).view_as(x) * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return ((groups - mean) * scale).view_as(output) * norm.weight[:, None, None] + norm.bias[:, None, None]
 
     hooks = [m.register_forward_hook(freeze) for m in module.modules() if isinstance(m, nn.GroupNorm)]
     try:
@@ -104,33 +98,6 @@ def principal_components(z: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 def class_means(z: Tensor, labels: Tensor) -> Tensor:
     """Average each class that occurs, in the order of labels: [N, ...], int64 labels [N] → [classes, ...]."""
     return torch.stack([z[labels == k].mean(0) for k in labels.unique()])
-
-
-def linear_probe(x: Tensor, labels: Tensor, x_test: Tensor, labels_test: Tensor) -> float:
-    """Fit a linear classifier by ridge regression and return its test accuracy, from 0 to 1: [N, ...] and int64 [N].
-
-    The ridge is chosen on a fifth of the training examples, drawn with a fixed seed. Closed form in float64.
-    Hastie, Tibshirani and Friedman 2009, section 4.2 (regression on indicators).
-    """
-    x, x_test = x.flatten(1).double(), x_test.flatten(1).double()
-    mean, scale = x.mean(0), x.std()
-    x, x_test = (x - mean) / scale, (x_test - mean) / scale
-    targets = nn.functional.one_hot(labels).double()
-
-    def accuracies(ridges: list[float], rows: Tensor, x_to: Tensor, labels_to: Tensor) -> list[float]:
-        a_mean, b_mean = x[rows].mean(0), targets[rows].mean(0)
-        a, b = x[rows] - a_mean, targets[rows] - b_mean
-        gram, scores = a @ a.T, []
-        for ridge in ridges:
-            penalty = ridge * len(a) * torch.eye(len(a), dtype=a.dtype)
-            weight = a.T @ torch.linalg.solve(gram + penalty, b)
-            scores.append(((x_to - a_mean) @ weight + b_mean).argmax(1).eq(labels_to).double().mean().item())
-        return scores
-
-    order, ridges = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)), [10.0**k for k in range(-3, 4)]
-    fitted, held_out = order[: len(x) * 4 // 5], order[len(x) * 4 // 5 :]
-    scores = accuracies(ridges, fitted, x[held_out], labels[held_out])
-    return accuracies([ridges[scores.index(max(scores))]], order, x_test, labels_test)[0]
 
 
 def levels_of(z: Tensor, levels: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,14 @@ from pathlib import Path
 import ipywidgets as widgets
 import torch
 from torch import Tensor
+from torchvision.transforms.functional import center_crop
 
 from .. import plots
 from ..data import read_picture, to_model
 from ..files import resource, user_path
 from ..model import DCAE
 from ..tiles import reconstruct
-from .widgets import Explorer, Redraw, decibels, label, png
+from .widgets import Explorer, decibels, label, png
 
 
 def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
@@ -49,9 +50,9 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
 
     photo = user_path(photo) if photo else resource("photos") / "cat.webp"
     shown = show(photo, photo.name)
-    middle = torch.stack([plots.middle(picture, 96) for picture in shown.values()])
+    middle = torch.stack([center_crop(x, [min(96, side) for side in x.shape[1:]]) for x in shown.values()])
     still = plots.image_rows({"middle": middle}, [*shown])
-    rows = [widgets.HBox([file, save, bar]), status, view, stack, hint]
-    explorer = Explorer(rows, {"file": file}, pictures, still, Redraw(draw))
+    rows = [widgets.HBox([file, save, bar]), status, view, stack, label(hint)]
+    explorer = Explorer(rows, {"file": file}, pictures, still, draw)
     explorer.controls["view"] = view  # switched by the page: nothing to draw
     return explorer

@@ -1,13 +1,12 @@
-"""Parts of the explorers: pictures, thumbnails, a board of sites, and callbacks that report their errors."""
+"""Parts of the explorers: pictures, thumbnails, a board of sites, and explorers that report their errors."""
 
 import base64
 import html
 import io
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import ipywidgets as widgets
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -17,7 +16,7 @@ from .. import plots
 from ..data import DataError
 from ..metrics import psnr
 
-SIDE = 192  # of a picture on the screen, in CSS pixels
+SIDE, BOARD = 192, 256  # of a picture and of a board on the screen, in CSS pixels
 STYLE = """<style>
 .dcae-pixels { image-rendering: pixelated; }
 .dcae-label { color: var(--jp-ui-font-color1, inherit); }
@@ -33,16 +32,31 @@ STYLE = """<style>
 </style>"""
 
 
-class Redraw:
-    """A callback that draws, and puts what that raises into `message`; by itself, ipywidgets would only log it.
+class Explorer(widgets.VBox):
+    """Rows of widgets that redraw when a control moves; pages without a kernel (GitHub, PDF) show a still figure.
 
-    The pictures stay. ipywidgets throttles: the page sends only the latest value, so a fast drag never queues up.
+    rows: widgets, or lists of widgets that stand side by side.
+    controls: widgets, or lists of widgets, by name; `explorer.controls["levels"].value = 4` acts like a user.
+    pictures: what `draw` shows, by name. message: the line at the bottom that reports an error.
     """
 
-    def __init__(self, draw: Callable[[], None]):
-        self.draw, self.message, self.paused = draw, label(""), False
+    def __init__(self, rows: list, controls: dict, pictures: dict, still: Figure, draw: Callable[[], None]):
+        self.controls, self.pictures, self.message = controls, pictures, label("")
+        self.draw, self.paused = draw, False
+        self.still = base64.b64encode(plots.figure_png(still)).decode()
+        centred = widgets.Layout(align_items="center")
+        boxes = [widgets.HBox(row, layout=centred) if isinstance(row, list) else row for row in rows]
+        super().__init__([widgets.HTML(STYLE), *boxes, self.message])
+        draw()
+        for control in controls.values():
+            for widget in control if isinstance(control, list) else [control]:
+                widget.observe(self.redraw, "value")
 
-    def __call__(self, *_) -> None:
+    def redraw(self, *_) -> None:
+        """Draw, and put what that raises into `message`; by itself, ipywidgets would only log it.
+
+        The pictures stay. ipywidgets throttles: the page sends only the latest value, so a fast drag never queues up.
+        """
         if self.paused:
             return
         try:
@@ -53,50 +67,25 @@ class Redraw:
         except Exception:
             self.message.value = f'<pre style="color:{plots.RED}">{html.escape(traceback.format_exc())}</pre>'
 
-    def set(self, *settings: tuple[Sequence[widgets.Widget], object]) -> None:
-        """Set all controls of each list to its value, then draw once."""
+    def set_all(self, **values) -> None:
+        """Set all controls of each list, by name, to its value, then draw once."""
         self.paused = True
-        for controls, value in settings:
-            for control in controls:
+        for name, value in values.items():
+            for control in self.controls[name]:
                 control.value = value
         self.paused = False
-        self()
-
-
-class Explorer(widgets.VBox):
-    """Rows of widgets that redraw when a control moves; pages without a kernel (GitHub, PDF) show a still figure.
-
-    rows: widgets, text, or lists of these that stand side by side.
-    controls: widgets, or lists of widgets, by name; `explorer.controls["levels"].value = 4` acts like a user.
-    pictures: what is shown, by name. message: the line at the bottom that reports an error.
-    """
-
-    def __init__(self, rows: list, controls: dict, pictures: dict, still: Figure, redraw: Redraw):
-        super().__init__([widgets.HTML(STYLE), *map(_laid_out, rows), redraw.message])
-        self.controls, self.pictures, self.message = controls, pictures, redraw.message
-        self.still = base64.b64encode(plots.figure_png(still)).decode()
-        redraw.draw()
-        for control in controls.values():
-            for widget in control if isinstance(control, list) else [control]:
-                widget.observe(redraw, "value")
+        self.redraw()
 
     def _repr_mimebundle_(self, **kwargs):
         return {**super()._repr_mimebundle_(**kwargs), "image/png": self.still}
-
-
-def _laid_out(part: widgets.Widget | str | list) -> widgets.Widget:
-    if isinstance(part, list):
-        return widgets.HBox([_laid_out(p) for p in part], layout=widgets.Layout(align_items="center"))
-    return label(part) if isinstance(part, str) else part
 
 
 class Picture(widgets.VBox):
     """A picture with a title above it, in CSS pixels; the pixels of small pictures stay visible."""
 
     def __init__(self, title: str, width: int = SIDE, height: int | None = None):
-        self.title = label(title)
-        self.image = widgets.Image(layout=widgets.Layout(width=f"{width}px", height=f"{height or width}px"))
-        self.image.add_class("dcae-pixels")
+        layout = widgets.Layout(width=f"{width}px", height=f"{height or width}px")
+        self.title, self.image = label(title), widgets.Image(layout=layout).add_class("dcae-pixels")
         super().__init__([self.title, self.image], layout=widgets.Layout(margin="0 8px 0 0"))
         self.add_class("dcae-picture")
 
@@ -106,25 +95,10 @@ class Picture(widgets.VBox):
         self.title.value = title or self.title.value
 
 
-class Comparison(widgets.HBox):
-    """An original, a result, and four times their difference, side by side."""
-
-    def __init__(self) -> None:
-        titles = {"original": "original", "result": "", "difference": "difference × 4"}
-        self.pictures = {name: Picture(title) for name, title in titles.items()}
-        super().__init__([*self.pictures.values()])
-
-    def show(self, x: Tensor, y: Tensor, title: str) -> None:
-        """Show an original x and a result y, [3, H, W] in [-1, 1]; the PSNR follows the title of the result."""
-        self.pictures["original"].show(x)
-        self.pictures["result"].show(y, f"{title}, {decibels(y, x)}")
-        self.pictures["difference"].show(plots.error_maps(y, x))
-
-
 class Thumbnails(widgets.HBox):
     """Up to 12 pictures to click; `value`, which can be observed, is the index of the chosen one."""
 
-    value = Int()
+    value = Int(-1)  # until one is chosen
 
     def __init__(self, images: Tensor, chosen: int = 0, name: str = "image"):
         images, kind = images[:12], f"dcae-{name}-{id(self)}"
@@ -137,35 +111,24 @@ class Thumbnails(widgets.HBox):
             button.on_click(lambda _, k=k: self.set_trait("value", k))
         box = widgets.Layout(flex_flow="row wrap", align_items="center")
         super().__init__([widgets.HTML(f"<style>{' '.join(rules)}</style>"), *self.buttons], layout=box)
-        self.value = min(chosen, len(images) - 1)
-        self.buttons[self.value].add_class("dcae-chosen")
         self.observe(self._mark, "value")
+        self.value = min(chosen, len(images) - 1)
 
     def _mark(self, change) -> None:
         self.buttons[change["old"]].remove_class("dcae-chosen")
         self.buttons[change["new"]].add_class("dcae-chosen")
 
 
-class Sites(widgets.Box):
-    """A picture with a toggle button over each site of its latent, h × w."""
-
-    def __init__(self, h: int, w: int):
-        self.shape, self.side = (h, w), (side := SIDE + 64)
-        self.picture = Picture("", side)
-        layout = widgets.Layout(width="auto", height="auto")
-        tooltips = [f"row {k // w}, column {k % w}" for k in range(h * w)]
-        self.buttons = [widgets.ToggleButton(layout=layout, tooltip=tooltip) for tooltip in tooltips]
-        for button in self.buttons:
-            button.add_class("dcae-site")
-        columns, rows = f"repeat({w}, {side // w}px)", f"{side // h}px"
-        grid = widgets.Layout(grid_template_columns=columns, grid_auto_rows=rows, grid_gap="0")
-        sites = widgets.GridBox(self.buttons, layout=grid).add_class("dcae-sites")
-        super().__init__([self.picture.image, sites], layout=widgets.Layout(width=f"{side}px", height=f"{side}px"))
-        self.add_class("dcae-board")
-
-    def chosen(self) -> Tensor:
-        """Return which buttons are pressed: bool [h, w]."""
-        return torch.tensor([button.value for button in self.buttons]).view(self.shape)
+def board(image: widgets.Image, h: int, w: int) -> tuple[widgets.Box, list[widgets.ToggleButton]]:
+    """Lay a toggle button over each site of the latent, h × w, of a picture BOARD pixels wide; four are pressed."""
+    places, layout = [divmod(k, w) for k in range(h * w)], widgets.Layout(width="auto", height="auto")
+    buttons = [widgets.ToggleButton(i < 2 and j < 2, layout=layout, tooltip=f"row {i}, column {j}") for i, j in places]
+    for button in buttons:
+        button.add_class("dcae-site")
+    columns, rows = f"repeat({w}, {BOARD // w}px)", f"{BOARD // h}px"
+    grid = widgets.Layout(grid_template_columns=columns, grid_auto_rows=rows, grid_gap="0")
+    sites = widgets.GridBox(buttons, layout=grid).add_class("dcae-sites")
+    return widgets.Box([image, sites], layout=image.layout).add_class("dcae-board"), buttons
 
 
 def png(x: Tensor, bound: float | None = None) -> bytes:

@@ -23,14 +23,11 @@ def test_many_images_are_encoded_and_decoded_without_gradients(course):
     torch.testing.assert_close(y, course.model.decode(z), rtol=0, atol=1e-5)
 
 
-def test_channels_scale_about_their_mean_and_walks_count_standard_deviations():
+def test_channels_scale_about_their_mean():
     z, mean, gains = random(5, 3, 2, 4), torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.0, 2.0, -1.0])
     expected = torch.stack([torch.full((5, 2, 4), 1.0), 2 * z[:, 1] + 2, 1 - z[:, 2]], 1)
     torch.testing.assert_close(latents.scale_channels(z, gains, mean), expected)
     torch.testing.assert_close(latents.scale_channels(z[0], gains, mean), expected[0])
-    mean, axes, std = random(3, 2, 4), random(2, 3, 2, 4, seed=1), torch.tensor([0.5, 3.0])
-    moved = latents.along(mean, axes, std, torch.tensor([[2.0, -1.0], [0.0, 0.0]]))
-    torch.testing.assert_close(moved, torch.stack([mean + axes[0] - 3 * axes[1], mean]))
 
 
 @torch.no_grad()
@@ -95,14 +92,6 @@ def test_class_means_average_members():
     z, labels = random(7, 2, 3), torch.tensor([2, 0, 1, 2, 0, 2, 2])
     expected = np.stack([z.numpy()[labels.numpy() == k].mean(0) for k in range(3)])
     np.testing.assert_allclose(latents.class_means(z, labels), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("N, D", [(40, 90), (200, 12)], ids=["wide", "tall"])
-def test_probes_find_separable_classes_and_none_in_noise(N, D):
-    labels, x = torch.arange(2 * N) % 3, 5 + 3 * random(2 * N, D)
-    assert latents.linear_probe(x[:N], labels[:N], x[N:], labels[N:]) < 0.6
-    x[:, :3] += 60 * torch.eye(3)[labels]
-    assert latents.linear_probe(x[:N], labels[:N], x[N:], labels[N:]) == 1
 
 
 @pytest.mark.parametrize("levels", [2, 3, 300])

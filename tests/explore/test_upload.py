@@ -130,4 +130,4 @@ def test_first_picture_is_the_cat_or_yours(course, tmp_path, monkeypatch):
     cat = read_picture(resource("photos") / "cat.webp")
     assert torch.equal(pixels(explorer.pictures["original"]), cat)
     ((rows, names),) = stills
-    assert torch.equal(rows["middle"][0], to_model(cat[:, 102:198, 177:273])) and names == [*explorer.pictures]
+    assert torch.equal(rows["middle"][0], to_model(cat[:, 102:198, 178:274])) and names == [*explorer.pictures]
