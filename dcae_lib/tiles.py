@@ -35,9 +35,7 @@ def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruct(
-    model: "DCAE", x: Tensor, tile: int = TILE, overlap: int = OVERLAP, after_row: AfterRow = None
-) -> Tensor:
+def reconstruct(model: "DCAE", x: Tensor, tile=TILE, overlap=OVERLAP, after_row: AfterRow = None) -> Tensor:
     """Encode and decode a picture of any size in tiles of the size that the model knows: [3, H, W] → [3, H, W].
 
     Each tile stands alone, so the norms see what they saw in training. Neighbours fade into each other in a seam

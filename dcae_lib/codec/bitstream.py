@@ -57,9 +57,8 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
     if data[0] & 0x0F != VERSION:
         raise UnknownVersion(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
     if data[1] != model[0]:
-        raise WrongModel(
-            f"written with a model whose hash begins with {data[1]:02x}, not {model.hex()[:8]}…; load its own codec"
-        )
+        begins = f"begins with {data[1]:02x}, not {model.hex()[:8]}…"
+        raise WrongModel(f"written with a model whose hash {begins}; load its own codec")
     body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
     if zlib.crc32(body, zlib.crc32(model)) != checksum:
         raise CorruptStream("the checksum does not match: bytes were lost or changed, or another model wrote them")
@@ -84,10 +83,8 @@ def check_size(H: int, W: int, count: int) -> None:
         raise ValueError(f"images of {H}×{W} pixels: there is nothing to compress")
     tiles = -(-H // TILE) * -(-W // TILE) * max(count, 1)
     if tiles * TILE**2 > MAX_PIXELS:
-        raise ValueError(
-            f"{max(count, 1)} × {H}×{W} pixels; a file holds at most {MAX_PIXELS / 1e6:.0f} megapixels, counted in "
-            f"whole tiles of {TILE}×{TILE}: split the images"
-        )
+        most = f"{MAX_PIXELS / 1e6:.0f} megapixels, counted in whole tiles of {TILE}×{TILE}"
+        raise ValueError(f"{max(count, 1)} × {H}×{W} pixels; a file holds at most {most}: split the images")
 
 
 def _leb128(n: int) -> bytes:

@@ -60,9 +60,7 @@ class Codec:
         """
         return cls(RateModel.from_pretrained(folder))
 
-    def compress(
-        self, images: ImageLike, quality: int = 50, background: str | None = None, progress: Progress | None = None
-    ) -> bytes:
+    def compress(self, images: ImageLike, quality: int = 50, background: str | None = None, progress=None) -> bytes:
         """Compress one image, or a batch of images of one size, to bytes.
 
         images: a uint8 tensor [3, H, W] or [B, 3, H, W], a uint8 array [H, W, 3] or [B, H, W, 3], or a Pillow image.
@@ -185,10 +183,8 @@ def as_pixels(images: ImageLike, background: str | None = None) -> tuple[Tensor,
         images = torch.from_numpy(images.copy())  # torch takes no negative strides and warns of read-only memory
         images = images.movedim(-1, -3) if images.ndim in (3, 4) else images
     if images.ndim not in (3, 4) or images.shape[-3] != 3 or not images.numel():
-        raise ValueError(
-            "expected a tensor [3, H, W] or [B, 3, H, W], or an array [H, W, 3] or [B, H, W, 3]; "
-            f"got shape {list(images.shape)} with channels before rows"
-        )
+        wanted = "a tensor [3, H, W] or [B, 3, H, W], or an array [H, W, 3] or [B, H, W, 3]"
+        raise ValueError(f"expected {wanted}; got shape {list(images.shape)} with channels before rows")
     batch = images.ndim == 4
     images = images if batch else images[None]
     check_size(images.shape[2], images.shape[3], len(images))

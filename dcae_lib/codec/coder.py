@@ -93,9 +93,7 @@ def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
     return words.rstrip(b"\0")
 
 
-def decode(
-    streams: list[bytes], mask: Tensor, sizes: list[int], context: IntegerContext, progress: Progress | None = None
-) -> Tensor:
+def decode(streams: list[bytes], mask: Tensor, sizes: list[int], context: IntegerContext, progress=None) -> Tensor:
     """Undo `encode`: float32 [N, C, h, w], 0 outside the mask. CorruptStream if the bytes are not a valid payload."""
     words = (np.frombuffer(stream + bytes(-len(stream) % 4), ">u4").astype(np.uint32) for stream in streams)
     decoders = [constriction.stream.queue.RangeDecoder(part) for part in words]

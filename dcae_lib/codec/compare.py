@@ -59,9 +59,7 @@ def constants(record: dict) -> dict[str, dict[int, int]]:
     return {name: {point["quality"]: point["constant"] for point in curve} for name, curve in points.items() if curve}
 
 
-def counted(
-    files: dict[str, list[Encoded]], headers: bool, constant: dict[str, dict[int, int]]
-) -> dict[str, list[Encoded]]:
+def counted(files: dict[str, list[Encoded]], headers: bool, constant: dict) -> dict[str, list[Encoded]]:
     """Set the sizes that count: whole files, or without the bytes that all files of a codec at one quality share.
 
     Between two recorded qualities the smaller of their constants is subtracted, beyond the last one its own. A codec

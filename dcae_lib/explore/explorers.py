@@ -81,8 +81,8 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
     shares = torch.linspace(0, 1, 8).view(-1, 1, 1, 1)
 
     def walk(shares: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = first.value, second.value
-        return latents.decode_all(model, torch.lerp(z[a], z[b], shares)), torch.lerp(x[a], x[b], shares)
+        a, b, t = first.value, second.value, shares.float()
+        return latents.decode_all(model, torch.lerp(z[a], z[b], t)), torch.lerp(x[a], x[b], t)
 
     def draw() -> None:
         y, pixels = walk(torch.tensor(percent.value / 100).view(1, 1, 1, 1))
@@ -106,7 +106,7 @@ def directions(model: DCAE, images: ImageSet) -> Explorer:
     steps = [slider(str(k + 1), 0, -3, 3, 0.1, readout_format="+.1f") for k in range(8)]
 
     def draw() -> None:
-        moved = starts[pick.value] + torch.tensordot(torch.tensor([step.value for step in steps]), moves, 1)
+        moved = starts[pick.value] + torch.tensordot(moves.new_tensor([step.value for step in steps]), moves, 1)
         picture.show(_decode(model, moved), f"picture {pick.value}, moved" if pick.value else "the mean, moved")
 
     reset = button("reset", lambda: explorer.set_all(steps=0.0))

@@ -13,13 +13,13 @@ from ..model import DCAE
 @torch.no_grad()
 def encode_all(model: DCAE, x: Tensor) -> Tensor:
     """Encode many images, 500 at once: [N, 3, H, W] → [N, C, h, w]."""
-    return torch.cat([model.encode(part) for part in x.split(500)])
+    return torch.cat([model.encode(part.float()) for part in x.split(500)])
 
 
 @torch.no_grad()
 def decode_all(model: DCAE, z: Tensor) -> Tensor:
     """Decode many latents, 500 at once: [N, C, h, w] → [N, 3, H, W]."""
-    return torch.cat([model.decode(part) for part in z.split(500)])
+    return torch.cat([model.decode(part.float()) for part in z.split(500)])
 
 
 def scale_channels(z: Tensor, gains: Tensor, mean: Tensor) -> Tensor:

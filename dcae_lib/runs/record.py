@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -103,9 +102,7 @@ def read_record(folder: Path) -> dict:
     return json.loads(history)
 
 
-def compare(
-    record: dict, test: ImageSet, model: Any, score: Callable[[Any, ImageSet], dict[str, float]], tolerance: float
-) -> dict[str, tuple[float, float]]:
+def compare(record: dict, test: ImageSet, model, score: Callable, tolerance: float) -> dict[str, tuple[float, float]]:
     """Score a model on the test images: {metric: (recorded, measured)}. ValueError for others or beyond tolerance."""
     if record["data"].get(test.name) != test.sha256:
         raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {record['data'].get(test.name)}")
