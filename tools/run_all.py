@@ -25,12 +25,15 @@ class NotebookFailed(RuntimeError):
 
 
 def run_all(notebooks: list[Path], profile: str, out: Path, workers: int = 2) -> dict[str, float]:
-    """Execute notebooks into `out` and return {name: seconds}. The first failure stops the others and is raised."""
+    """Execute notebooks into `out` and return {name: seconds}. The first failure stops the others and is raised.
+
+    The last notebook goes first: it takes longest, and would be alone at the end.
+    """
     out.mkdir(parents=True, exist_ok=True)
     cells = sum(len(nbformat.read(path, 4).cells) + 1 for path in notebooks)  # papermill injects one more
     running: list[subprocess.Popen] = []
     with tqdm(total=cells, unit="cell", desc=f"{len(notebooks)} notebooks") as bar, ThreadPoolExecutor(workers) as pool:
-        jobs = {path.stem: pool.submit(execute, path, profile, out, bar, running) for path in notebooks}
+        jobs = {path.stem: pool.submit(execute, path, profile, out, bar, running) for path in reversed(notebooks)}
         try:
             done, _ = wait(jobs.values(), return_when=FIRST_EXCEPTION)
             for job in done:
@@ -39,7 +42,7 @@ def run_all(notebooks: list[Path], profile: str, out: Path, workers: int = 2) ->
             pool.shutdown(wait=False, cancel_futures=True)
             for process in running:  # left over only after a failure or Ctrl-C
                 process.terminate()
-    return {name: job.result() for name, job in jobs.items()}
+    return {path.stem: jobs[path.stem].result() for path in notebooks}
 
 
 def execute(path: Path, profile: str, out: Path, bar: tqdm, running: list[subprocess.Popen]) -> float:
