@@ -77,10 +77,10 @@ def live_curve(place, line: float, label: str) -> Callable[..., None]:
         fig, ax = plt.subplots()
         ax.plot(range(1, len(psnr) + 1), psnr, marker="o", label=f"epoch {len(psnr)}: {psnr[-1]:.2f} dB")
         ax.axhline(line, color=GREY, linestyle=":", label=f"{label}: {line:.2f} dB")
-        passed = next((epoch for epoch, value in enumerate(psnr, 1) if value > line), None)
-        if passed:
+        if passed := next((epoch for epoch, value in enumerate(psnr, 1) if value > line), None):
             ax.annotate(f"passed in epoch {passed}", (passed, line), (0, 8), textcoords="offset points", ha="right")
         ax.set(xlabel="epoch", ylabel="PSNR on test images, dB", xlim=(0.5, state.config.epochs + 0.5))
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc="lower right")
         place.update(fig)
         plt.close(fig)
