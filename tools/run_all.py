@@ -11,6 +11,7 @@ import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from subprocess import PIPE, STDOUT
+from tempfile import TemporaryFile
 
 import nbformat
 from tqdm import tqdm
@@ -121,7 +122,12 @@ def main() -> int:
     parser.add_argument("--profile", choices=["quick", "full"], default="quick")
     parser.add_argument("--out", type=Path, help="folder to write to (default: results/<profile>)")
     options = parser.parse_args()
-    out = (options.out or ROOT / "results" / options.profile).resolve()
+    out = (options.out or ROOT / "results" / options.profile).expanduser().resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
+    except OSError as error:
+        parser.error(f"{out} cannot be written to ({error.strerror}); name another folder with --out")
     if options.profile == "full":
         from dcae_lib import load_images
 

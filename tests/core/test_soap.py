@@ -304,15 +304,6 @@ def test_a_foreign_state_is_refused_and_changes_nothing(kind):
     assert distance(play(optimizer, gradients[5:]), play(twin, gradients[5:])) == 0
 
 
-def test_without_its_state_it_begins_anew():
-    optimizer, gradients = new(SHAPES), noise(SHAPES, 20)
-    play(optimizer, gradients[:5])
-    fresh = SOAP([nn.Parameter(p.detach().clone()) for p in weights(optimizer)], lr=2e-3)
-    optimizer.state.clear()
-    assert distance(play(optimizer, gradients[5:]), play(fresh, gradients[5:])) == 0
-    assert len(optimizer.state) == len(SHAPES)
-
-
 def test_freezing_weights_one_by_one_frees_their_old_stacks():
     shapes = [(8, 8)] * 6 + [(10,)] * 6
     optimizer, rows = new(shapes), noise(shapes, 13)
@@ -531,17 +522,6 @@ def note(calls, owner, name, patch, what):
     """Have each call of owner.name append what(its first argument) to a list."""
     original = getattr(owner, name)
     patch.setattr(owner, name, lambda x, *rest, **options: calls.append(what(x)) or original(x, *rest, **options))
-
-
-def test_bases_of_one_size_turn_in_one_call_at_refreshes(monkeypatch):
-    calls, often = [], dict(precondition_frequency=5)
-    note(calls, torch.linalg, "qr", monkeypatch, lambda x: x.shape[-1])
-    shapes = [(8, 8), (8, 8), (8, 12, 3, 3), (8, 12, 3, 3), (12, 8), (7,)]
-    optimizer = grouped([(often, [0, 2, 5]), (often, [1, 3, 4])], shapes)
-    for step, row in enumerate(noise([p.shape for p in weights(optimizer)], 17)):
-        calls.clear()
-        play(optimizer, [row])
-        assert sorted(calls) == ([3, 8, 12] if step % 5 == 0 else [])
 
 
 def test_a_gpu_never_waits_between_refreshes(monkeypatch):

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from run_all import NOTEBOOKS, ROOT, NotebookFailed, measured, run_all, write_index
+from run_all import NOTEBOOKS, ROOT, NotebookFailed, main, measured, run_all, write_index
 
 pytestmark = pytest.mark.slow
 EXPECTED = json.loads((ROOT / "tests" / "expected.json").read_text())
@@ -172,3 +172,11 @@ print(dcae_lib.__file__, torch.__file__, len(splits.train), sum(p.numel() for p 
     assert done.returncode == 0, done.stderr
     package, *others = done.stdout.split()[-4:]
     assert package.startswith(str(tmp_path)) and others == [torch.__file__, "2000", "96019"]
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["run_all.py", "--out", str(tmp_path / "file" / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "cannot be written to (Not a directory); name another folder with --out" in capsys.readouterr().err
