@@ -80,7 +80,7 @@ def live_curve(place, line: float, label: str) -> Callable[..., None]:
         if passed := next((epoch for epoch, value in enumerate(psnr, 1) if value > line), None):
             ax.annotate(f"passed in epoch {passed}", (passed, line), (0, 8), textcoords="offset points", ha="right")
         ax.set(xlabel="epoch", ylabel="PSNR on test images, dB", xlim=(0.5, state.config.epochs + 0.5))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
         ax.legend(loc="lower right")
         place.update(fig)
         plt.close(fig)

@@ -171,12 +171,6 @@ def test_verify_prints_what_was_recorded_and_measured(run, capsys):
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_verify_without_a_folder_takes_the_recorded_run(monkeypatch):
-    asked = []
-    monkeypatch.setattr(command, "verify", lambda *arguments: asked.append(arguments) or dict(l1=(0.5, 0.5)))
-    assert command.main(["verify"]) == 0 and asked == [(resource("recorded"), None)]
-
-
 def test_verify_measures_a_codec_by_its_own_scores(run, monkeypatch):
     shutil.copy(resource("codec_weights") / "config.json", run)
     model, asked = torch.nn.Linear(1, 1), []

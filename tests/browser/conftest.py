@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from lab import CODEC_CELLS, chromium, jupyterlab, run_in_lab, seen
+from lab import CODEC_CELLS, chromium, evidence, jupyterlab, run_in_lab
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +27,14 @@ def opened(browser, server):
     return run_in_lab(browser, *server, CODEC_CELLS)
 
 
+def pytest_itemcollected(item):
+    item.add_marker("slow")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
-    """Add what the browser shows and the servers say to the report of a failure."""
+    """Add to the report of a failure what the pages and the servers said."""
     report = yield
     if report.failed:
-        report.sections += seen(item.name)
+        report.sections += evidence(item.name)
     return report

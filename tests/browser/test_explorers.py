@@ -2,19 +2,19 @@
 
 import io
 import re
-import time
+from statistics import median
+from timeit import repeat
 
 import numpy as np
 import pytest
 import torch
-from lab import CODEC_CELLS, PATIENCE, SCREENSHOTS, Opened, Shown, close_dialogs, from_key_to_pixels, run_in_lab, voila
+from lab import ROUND_TRIP, SCREENSHOTS, Opened, Shown, from_key_to_pixels, voila
 from PIL import Image
 
 from dcae_lib import DCAE, to_model, to_uint8
 from dcae_lib.files import resource
 from dcae_lib.tiles import reconstruct
 
-pytestmark = pytest.mark.slow
 WHOLE = "img => img.complete && img.naturalWidth > 0"
 FITS = "e => e.scrollWidth <= e.clientWidth + 1 && e.scrollHeight <= e.clientHeight + 1"
 NOISE = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
@@ -31,9 +31,7 @@ def encoded(pixels: np.ndarray, form: str = "PNG", **options) -> bytes:
 def test_explorers_show_their_pictures_and_whole_titles(opened, name):
     shown = opened.explorer(name)
     visible = shown.box.locator("img:visible")
-    visible.first.wait_for()
-    assert shown.until(lambda: all(img.evaluate(WHOLE) for img in visible.all()))
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    assert visible.count() and all(img.evaluate(WHOLE) for img in visible.all())
     shown.box.screenshot(path=SCREENSHOTS / f"{name}.png")
     assert all(title.evaluate(FITS) for title in shown.box.locator(".dcae-picture .dcae-label").all())
 
@@ -42,15 +40,15 @@ def test_explorers_show_their_pictures_and_whole_titles(opened, name):
 def test_keys_and_mouse_move_sliders_until_reset(opened, name, title):
     shown = opened.explorer(name)
     picture = shown.picture(title)
-    start = shown.settled(picture)
+    start = shown.pixels(picture)
     shown.press(7, "ArrowLeft", 10)
-    moved = shown.changes(picture, start)
+    moved = shown.pixels(picture)
     shown.drag(4, *range(0, -41, -4))
     shown.page.mouse.up()
-    shown.changes(picture, moved)
-    assert shown.until(lambda: float(shown.handle(4).get_attribute("aria-valuenow")) < 0.5)
+    assert len({start, moved, shown.pixels(picture)}) == 3
+    assert float(shown.handle(4).get_attribute("aria-valuenow")) < 0.5
     shown.click("reset")
-    assert shown.shows(picture, start)
+    assert shown.pixels(picture) == start
 
 
 def test_clicks_choose_pictures_and_classes(opened):
@@ -58,14 +56,14 @@ def test_clicks_choose_pictures_and_classes(opened):
     original, thumbnails = shown.picture("original"), shown.box.locator("button.dcae-thumbnail")
     before = shown.pixels(original)
     thumbnails.nth(5).click()
-    shown.changes(original, before)
+    assert shown.pixels(original) != before
     assert shown.box.locator(".dcae-chosen").count() == 1
     assert "dcae-chosen" in thumbnails.nth(5).get_attribute("class")
     classes = opened.explorer("classes")
     means = classes.picture("mean latent, decoded")
     before = classes.pixels(means)
     classes.click("frog")
-    classes.changes(means, before)
+    assert classes.pixels(means) != before
 
 
 @pytest.mark.parametrize("name", ["brush", "damage"])
@@ -73,53 +71,28 @@ def test_clicks_into_the_picture_change_it_and_back(opened, name):
     shown = opened.explorer(name)
     board, changes = shown.box.locator(".dcae-board img"), shown.box.locator("img").last
     shown.click("clear")
-    clean, still = shown.settled(board), shown.settled(changes)
-    place = board.bounding_box()
-    site = (place["x"] + place["width"] * 0.55, place["y"] + place["height"] * 0.55)
-    close_dialogs(shown.page)
-    shown.page.mouse.click(*site)
-    shown.changes(board, clean)
-    shown.changes(changes, still)
-    shown.page.mouse.click(*site)
-    assert shown.shows(board, clean)
+    clean, still = shown.pixels(board), shown.pixels(changes)
+    site = shown.box.locator(".dcae-site").nth(36)  # of 8×8 over the picture
+    site.click()
+    assert shown.pixels(board) != clean and shown.pixels(changes) != still
+    site.click()
+    assert shown.pixels(board) == clean
 
 
 def test_play_walks_between_pictures_until_stopped(opened):
     shown = opened.explorer("interpolation")
     picture, play = shown.picture("through the latents"), shown.box.locator(".widget-play button").first
-    before, value = shown.pixels(picture), shown.handle().get_attribute("aria-valuenow")
+    before = shown.pixels(picture)
     play.click()
     shown.changes(picture, shown.changes(picture, before))
     play.click()
-    shown.settled(picture)
-    assert shown.handle().get_attribute("aria-valuenow") != value
+    play.locator(".fa-play").wait_for()  # no longer the sign of a pause
 
 
-def test_home_key_leaves_two_levels(opened):
-    shown = opened.explorer("quantisation")
-    result = shown.picture("levels, ")
-    before = shown.pixels(result)
-    shown.press(0, "Home")
-    shown.changes(result, before)
-    assert shown.until(lambda: "2 levels, " in shown.box.inner_text())
-
-
-def test_keys_take_a_fraction_of_a_second(opened):
-    start, work = time.perf_counter(), time.process_time()
-    while time.process_time() < work + 0.2:  # how much longer all takes, with what else runs here
-        pass
-    load = (time.perf_counter() - start) / 0.2
-    took = from_key_to_pixels(opened, "channels", "reconstruction, ", rounds=20)
-    assert took < 1000 * max(1, load)  # bench/explore.py: at most 100 milliseconds
-
-
-def test_a_dialog_over_the_page_is_closed(opened):
-    shown = opened.explorer("channels")
-    for act in (lambda: shown.click("all off"), lambda: shown.press(7, "ArrowLeft"), lambda: shown.click("reset")):
-        opened.page.evaluate("() => { window.jupyterapp.commands.execute('help:about') }")
-        opened.page.wait_for_function("() => document.querySelector('.jp-Dialog')")
-        act()
-        assert opened.page.evaluate("() => !document.querySelector('.jp-Dialog')")
+def test_keys_take_no_more_time_than_some_round_trips_to_the_kernel(opened):
+    taken = from_key_to_pixels(opened, "channels", "reconstruction, ", rounds=20)  # bench/explore.py: at most 100 ms
+    trip = 1000 * median(repeat(lambda: opened.page.evaluate(ROUND_TRIP), number=1, repeat=20))
+    assert taken < max(1000, 20 * trip)  # on a busy machine, both are slow
 
 
 @pytest.fixture
@@ -140,9 +113,8 @@ def test_uploads_are_shown_at_full_resolution_and_saved_exactly(upload):
     upload.send("mine.png", encoded(pixels))
     upload.box.get_by_text("mine.png: 101×70 pixels").wait_for()
     upload.click("original")
-    shown = upload.box.locator("img:visible")
-    assert upload.until(lambda: shown.count() == 1)  # for a moment, both views may be there
-    assert shown.evaluate("img => [img.naturalWidth, img.width]") == [101, 101]
+    upload.settle()
+    assert upload.box.locator("img:visible").evaluate("img => [img.naturalWidth, img.width]") == [101, 101]
     with upload.page.expect_download() as download:
         upload.box.get_by_text("save the result").click()
     assert download.value.suggested_filename == "mine-dcae.png"
@@ -174,39 +146,51 @@ def test_good_files_are_welcome_after_bad_ones(upload):
     upload.box.get_by_text("is not a picture").wait_for()
     upload.send("large.jpg", encoded(NOISE, "JPEG", quality=90))
     upload.box.get_by_text("large.jpg: 1024×1024 pixels").wait_for()
-    upload.box.get_by_text("is not a picture").wait_for(state="hidden")
+    upload.settle()
+    assert upload.box.get_by_text("is not a picture").count() == 0
+
+
+def test_dialogs_never_cover_the_page(opened):
+    opened.page.evaluate("""() => {
+        window.jupyterapp.commands.execute('apputils:notify', {message: 'news', options: {autoClose: false}});
+        for (const k of [1, 2]) window.jupyterapp.commands.execute('help:about');
+    }""")
+    opened.explorer("channels").click("reset")
+    assert sum("closed a dialog" in line for line in opened.console) == 2
+    assert opened.page.locator(".Toastify__toast").count() == 0
 
 
 def test_nothing_failed_and_no_other_host_was_asked(opened):
     page = opened.page
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     assert "Traceback" not in page.locator(".jp-Notebook").inner_text()
-    assert opened.complaints == [] and opened.outside == []
+    inside = ("data:", "blob:", "http://127.0.0.1:", "ws://127.0.0.1:")
+    assert opened.errors() == [] and [url for url in opened.asked if not url.startswith(inside)] == []
 
 
-def test_labels_are_light_on_dark_pages(browser, server):
-    dark = run_in_lab(browser, *server, CODEC_CELLS, dark=True)
+def test_labels_are_light_on_dark_pages(opened):
+    change = "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`})"
+    opened.page.evaluate(change, "Dark")
+    opened.page.wait_for_selector("body[data-jp-theme-light=false] .jp-Notebook")
     for name in ("channels", "budget", "curves"):
-        shown = dark.explorer(name)
+        shown = opened.explorer(name)
         shown.box.screenshot(path=SCREENSHOTS / f"{name}-dark.png")
-        shown.box.locator(".dcae-label").first.wait_for()
-        colours = shown.box.locator(".dcae-label").evaluate_all(
-            "all => all.map(label => getComputedStyle(label).color)"
-        )
+        labels = shown.box.locator(".dcae-label")
+        colours = labels.evaluate_all("all => all.map(label => getComputedStyle(label).color)")
         assert colours and all(min(map(int, re.findall(r"\d+", colour)[:3])) > 200 for colour in colours)
-    dark.page.close()
+    opened.page.evaluate(change, "Light")
 
 
 def test_voila_shows_the_notebook_as_an_app(browser, tmp_path):
     with voila(tmp_path) as (address, token):
         page = Opened(browser).page
-        page.goto(f"{address}/?token={token}", timeout=3000 * PATIENCE)
-        page.locator(".noUi-handle").nth(10).wait_for()
+        page.goto(f"{address}/?token={token}", timeout=600_000)
         shown = Shown(page.locator("body"))
+        shown.handle(20).wait_for()
         picture = shown.picture("reconstruction, ")
-        before = shown.settled(picture)
+        before = shown.pixels(picture)
         shown.press(10, "ArrowLeft", 10)
         shown.changes(picture, before)
-        assert page.locator(".noUi-handle").count() > 20 and "Traceback" not in page.inner_text("body")
+        assert "Traceback" not in page.inner_text("body")
         page.screenshot(path=SCREENSHOTS / "voila.png", full_page=True)
         page.close()

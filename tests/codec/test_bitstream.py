@@ -53,11 +53,6 @@ def test_header_fields_have_documented_bytes(header, head):
 # ---- refused
 
 
-def test_error_classes_are_separate_value_errors():
-    for kind in (kinds := (CorruptStream, WrongModel, UnknownVersion)):
-        assert issubclass(kind, ValueError) and not any(issubclass(kind, k) for k in kinds if k is not kind)
-
-
 @pytest.mark.parametrize("data", FILES, ids=["square", "batch"])
 def test_truncated_or_extended_files_are_corrupt(data):
     for n in range(len(data)):

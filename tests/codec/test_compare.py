@@ -133,7 +133,3 @@ def test_lines_go_through_the_points_of_the_record(metric, label, way):
         assert line.get_xydata().tolist() == [[point["bpp"], point[metric]] for point in curve]
     assert (ax.get_xscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "bits per pixel", label)
     assert len(set(compare.COLORS.values())) == 7
-
-
-def test_empty_records_draw_empty_axes():
-    assert lines_of({})[1] == {} and lines_of({"DCAE": dict(whole=points(1, 2))})[1] == {}

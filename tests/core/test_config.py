@@ -6,10 +6,9 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-import torch
 
-from dcae_lib import SOAP, TrainConfig
-from dcae_lib.config import PRESETS, learning_rate, optimizer_class
+from dcae_lib import TrainConfig
+from dcae_lib.config import PRESETS, learning_rate
 
 REFUSED = [
     (dict(epochs=0), "epochs must be a whole number, 1 or more and below 2⁶³, got 0"),
@@ -31,10 +30,6 @@ REFUSED = [
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**changes)
-
-
-def test_optimizer_has_a_name():
-    assert optimizer_class(TrainConfig().optimizer) is SOAP and optimizer_class("AdamW") is torch.optim.AdamW
 
 
 def test_preset_document_is_the_recipe_of_notebook_05():

@@ -167,12 +167,6 @@ def test_a_damaged_cache_is_named_and_to_be_deleted(folder, damage):
         load_images("cifar10")
 
 
-def test_a_missing_folder_in_dcae_data_is_named(folder, monkeypatch):
-    monkeypatch.setenv("DCAE_DATA", f"{folder}/missing")
-    with pytest.raises(DataError, match=f"DCAE_DATA names {folder}/missing, which is not a folder"):
-        load_images("cifar10")
-
-
 def test_a_full_disk_costs_the_cache_but_not_the_images(folder, monkeypatch):
     def full(files):
         raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ from inspection import all_controls, assert_shows, click, on, pixels, shown, tex
 from PIL import Image
 
 from dcae_lib import ImageSet, explore, plots
-from dcae_lib.explore import explorers, latents
+from dcae_lib.explore import latents
 from dcae_lib.explore.widgets import Picture, decibels
 
 ALL = "channels interpolation directions quantisation damage brush classes upload budget curves".split()
@@ -92,19 +92,6 @@ def test_gains_and_switches_move_channels_about_their_means(explorer, course):
         switch.value, z[k] = False, mean[k]
         assert_shows(explorer, result=course.decode(z))
         gain.value, switch.value = 1, True
-
-
-@on("channels")
-def test_all_off_and_reset_draw_once_each(explorer, course, monkeypatch):
-    start, drawn, decode = shown(explorer), [], explorers._decode
-    monkeypatch.setattr(explorers, "_decode", lambda *arguments: drawn.append(1) or decode(*arguments))
-    explorer.controls["gains"][3].value = 2
-    click(explorer, "all off")
-    assert len(drawn) == 2 and not any(switch.value for switch in explorer.controls["switches"])
-    mean = course.z.mean((0, 2, 3), keepdim=True)[0].expand(16, 8, 8)
-    assert_shows(explorer, result=course.decode(mean))
-    click(explorer, "reset")
-    assert len(drawn) == 3 and shown(explorer) == start
 
 
 @on("interpolation")
