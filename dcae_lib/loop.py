@@ -174,8 +174,7 @@ def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) 
     scores = []
     with evaluating(model) as weight:
         for part in images.images.split(batch_size or eval_batch_size(images)):
-            x = to_model(part.to(weight.device)).to(weight.dtype)
-            y = model(x)
+            y = model(x := to_model(part.to(weight.device)).to(weight.dtype))
             psnr = metrics.psnr(y, x).clamp(max=metrics.MAX_PSNR)
             scores.append(torch.stack([metrics.l1(y, x), psnr, metrics.ssim(y, x)]))
     l1, psnr, ssim = torch.cat(scores, 1).cpu().double().mean(1).tolist()  # MPS has no float64
