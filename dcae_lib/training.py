@@ -74,8 +74,7 @@ def run_task(
         if checkpoint:
             hooks.append(checkpoint)
         hooks += [Record(parallel), Progress(parallel)]
-        if after_epoch:
-            hooks.append(Callback(after_epoch, parallel))
+        hooks += [Callback(after_epoch, parallel)] if after_epoch else []
         try:
             state = fit(task, config, splits, hooks, parallel, device)
         except FloatingPointError as error:
