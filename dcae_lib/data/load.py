@@ -18,10 +18,9 @@ from .sets import CLASSES, DataError, Splits, image_set
 def load_images(source: str | Path = "sample", size: int | tuple[int, int] | None = None, fit: str = "crop") -> Splits:
     """Load "sample" (2,000 + 500 CIFAR-10 images that come with the package), "cifar10" or a folder of images.
 
-    The images of a folder, and of the folders within it, must have one size, or are brought to `size`, a side in pixels
-    or (height, width): fit="crop" scales and cuts out the centre, fit="resize" stretches. A tenth of them, chosen with
-    a fixed seed, is the test set; labels are None. Hidden files are left out, and a warning names a picture that is
-    there twice. Raises DataError if the images cannot be found, downloaded or read.
+    The images in and below a folder, hidden ones left out, have one size, or are brought to `size`, a side in pixels or
+    (height, width): fit="crop" scales and cuts out the centre, fit="resize" stretches. A tenth, chosen with a fixed
+    seed, is the test set; labels are None; a warning names twins. Raises DataError for images that cannot be read.
     """
     if fit not in ("crop", "resize"):
         raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')

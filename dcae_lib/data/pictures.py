@@ -26,13 +26,16 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for ot
 UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
 # EXIF orientation → what sets a picture upright; ImageOps.exif_transpose rewrites EXIF too, and fails if it is damaged.
 UPRIGHT = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
-MADE_BY_SYSTEMS = ("@eaDir", "__MACOSX")  # folders of thumbnails and of forks
+
+
+def is_own(name: str) -> bool:
+    """Return whether a file or folder is the user's by its name: not hidden, nor what systems make for themselves."""
+    return name not in ("@eaDir", "__MACOSX") and not (name[:1] == "." and name.strip("."))
 
 
 def is_image(path: str) -> bool:
-    """Return whether a path, relative to what the user named, is an image file by its suffix, and not hidden."""
-    hidden = (part in MADE_BY_SYSTEMS or (part[:1] == "." and part.strip(".")) for part in path.split("/"))
-    return path.lower().endswith(EXTENSIONS) and not any(hidden)
+    """Return whether a path, relative to what the user named, is that of an image of the user's."""
+    return path.lower().endswith(EXTENSIONS) and all(map(is_own, path.split("/")))
 
 
 def image_files(folder: Path) -> Iterator[tuple[str, int]]:
@@ -45,11 +48,11 @@ def image_files(folder: Path) -> Iterator[tuple[str, int]]:
         raise error
 
     try:
-        for parent, _, names in os.walk(folder, onerror=refuse):
-            for name in names:
+        for parent, folders, names in os.walk(folder, onerror=refuse):
+            folders[:] = filter(is_own, folders)
+            for name in filter(is_image, names):
                 path = os.path.join(parent, name)
-                if is_image(Path(path).relative_to(folder).as_posix()):
-                    yield path, os.path.getsize(path)
+                yield path, os.path.getsize(path)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); repair or remove it") from error
 
@@ -80,10 +83,9 @@ def open_picture(source: Source, name: str | None = None, background: str | None
     try:
         if isinstance(source, Image.Image):
             return _in_srgb(_upright(source, name), name, background)
+        file = user_path(source) if isinstance(source, str | Path) else source
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image: Image.Image = Image.open(
-                user_path(source) if isinstance(source, str | Path) else source, formats=FORMATS
-            )
+            image: Image.Image = Image.open(file, formats=FORMATS)
         with image:
             return _in_srgb(_upright(image, name), name, background)
     except DataError:
@@ -131,8 +133,7 @@ def _converted(image: Image.Image, profile: bytes, name: str) -> Image.Image:
         if image.mode != "RGBA" and source.profile.xcolor_space.strip() == "RGB":  # a grey picture, or a palette
             image = image.convert("RGB")
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), intent, mode) or image
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode) or image
     except (ImageCms.PyCMSError, OSError) as error:
         warnings.warn(f"{name} has a colour profile that cannot be used ({error}); it is taken for sRGB", stacklevel=2)
         return image
