@@ -110,9 +110,8 @@ def report(state: State, out: str) -> int:
     if RANK0 and state.stop:
         print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
     elif RANK0:
-        command.show_line(
-            f"{out}: " + ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items()), sys.stdout
-        )
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
+        command.show_line(f"{out}: {scores}", sys.stdout)
     return 130 if state.stop else 0
 
 

@@ -18,7 +18,7 @@ class SOAP(torch.optim.Optimizer):
     that dimension. The columns of Q are its eigenvectors. The first step of a weight makes both and moves nothing; each
     later one is Adam's along the axes of Q. Every `precondition_frequency` steps a power iteration turns Q after GG:
     the first moment turns along, the second is permuted into the new order of the eigenvalues. Weights of less than two
-    dimensions get plain Adam. State is float64 for weights in float64, else float32; it may be set by hand.
+    dimensions get plain Adam. State is float64 for weights in float64, else float32; it may be edited.
 
     lr, betas, weight_decay (decoupled): as in AdamW.  shampoo_beta: decay of GG; None: betas[1].
     eps: added to the root of the second moment before its bias is corrected, as in the authors' code.

@@ -48,7 +48,7 @@ class Codec:
         return type(self), (self.model,)  # makes a codec picklable, for other processes
 
     def _heed_changes(self) -> None:
-        """Follow a model that was changed in place: bytes must say which weights wrote them. A CRC is quick to find."""
+        """Derive identity and tables anew if the weights have changed; their CRC tells sooner than their SHA-256."""
         state = self.model.state_dict().values()
         if (crc := zlib.crc32(b"".join(x.cpu().contiguous().numpy() for x in state))) != self.crc:
             self.crc, self.identity = crc, identity(self.model)

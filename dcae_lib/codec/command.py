@@ -86,7 +86,7 @@ def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
 
 
 def show_line(text: str, stream: TextIO) -> None:
-    """Print a line, above a bar; a console or pipe that takes none does not undo the work that the line reports."""
+    """Print a line above any progress bar. If the stream cannot take it, say so on stderr and go on."""
     try:
         tqdm.write(text, file=stream)
         stream.flush()

@@ -20,7 +20,7 @@ def load_images(source: str | Path = "sample", size: int | tuple[int, int] | Non
 
     The images in and below a folder, hidden ones left out, have one size, or are brought to `size`, a side in pixels or
     (height, width): fit="crop" scales and cuts out the centre, fit="resize" stretches. A tenth, chosen with a fixed
-    seed, is the test set; labels are None; a warning names twins. Raises DataError for images that cannot be read.
+    seed, is the test set; labels are None. Warns of images that occur twice; DataError if some cannot be read.
     """
     if fit not in ("crop", "resize"):
         raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')

@@ -29,12 +29,12 @@ UPRIGHT = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
 
 
 def is_own(name: str) -> bool:
-    """Return whether a file or folder is the user's by its name: not hidden, nor what systems make for themselves."""
+    """Return whether the name of a file or folder is neither hidden nor one that systems give to copies of theirs."""
     return name not in ("@eaDir", "__MACOSX") and not (name[:1] == "." and name.strip("."))
 
 
 def is_image(path: str) -> bool:
-    """Return whether a path, relative to what the user named, is that of an image of the user's."""
+    """Return whether a path, relative to what the user named, is that of an image which the user put there."""
     return path.lower().endswith(EXTENSIONS) and all(map(is_own, path.split("/")))
 
 
@@ -58,7 +58,7 @@ def image_files(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def warn_of_twins(pictures: Iterable[tuple[str, bytes]]) -> None:
-    """Name the pictures, of pairs of name and content, that are there twice: one may be a test image."""
+    """Warn of pictures, given by name and content, that occur twice: one may be a test image."""
     first: dict[bytes, str] = {}
     named = ((name, first.setdefault(hashlib.sha256(content).digest(), name)) for name, content in pictures)
     twins = [f"{name} is the same picture as {before}" for name, before in named if name != before]

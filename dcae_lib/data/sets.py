@@ -37,9 +37,9 @@ class ImageSet:
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, images=self.images.to(device), labels=labels)
 
-    def batches(self, *arguments, **options) -> Iterator[Tensor]:
-        """Yield one epoch, as the function `batches` does."""
-        return batches(self.images, *arguments, **options)
+    def batches(self, batch_size: int, generator=None, skip=0, shard: Shard | None = None) -> Iterator[Tensor]:
+        """Yield one epoch of float batches [B, 3, H, W] in [-1, 1], as the function `batches` does."""
+        return batches(self.images, batch_size, generator, skip, shard)
 
 
 class Splits(NamedTuple):

@@ -36,7 +36,7 @@ class Checkpoint(Hook):
     def start(self, state: State) -> None:
         """Raises ValueError if the folder holds checkpoints of another training."""
         data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in self.splits}
-        self.identity = dict(config=plain(asdict(state.config)), data=data)
+        self.identity = dict(config=as_json(asdict(state.config)), data=data)
         self.parallel.on_rank0(lambda: self.folder.mkdir(parents=True, exist_ok=True))
         self.parallel.on_rank0(lambda: set_damaged_aside(self.folder))
         if newest := checkpoints(self.folder)[:1]:
@@ -107,8 +107,8 @@ def set_damaged_aside(folder: Path) -> None:
         warnings.warn(f"the checkpoint {path.name} is damaged; it was renamed to {aside}", stacklevel=2)
 
 
-def plain(settings: dict) -> dict:
-    """Return settings as JSON holds them, the device apart, which is no part of a training's identity."""
+def as_json(settings: dict) -> dict:
+    """Return settings as JSON holds them, but for the device, which is no part of a training's identity."""
     return json.loads(json.dumps(settings | {"device": None}, default=str))
 
 

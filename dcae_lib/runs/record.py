@@ -18,7 +18,7 @@ from ..data import ImageSet, Splits
 from ..files import CLONE, PACKAGE, user_path, write_whole
 from ..loop import Hook, SingleProcess, State
 from ..model import pretrained_files
-from .checkpoint import plain, refuse_changes
+from .checkpoint import as_json, refuse_changes
 
 
 class Record(Hook):
@@ -89,7 +89,7 @@ def refuse_another(config: TrainConfig, out: str | Path) -> None:
     path = user_path(out) / "history.json"
     if path.exists():
         before = asdict(TrainConfig()) | json.loads(path.read_text(encoding="utf-8")).get("config", {})
-        refuse_changes(plain(before), plain(asdict(config)), f"{out} holds a finished training with other settings")
+        refuse_changes(as_json(before), as_json(asdict(config)), f"{out} holds a finished training with other settings")
 
 
 def read_record(folder: Path) -> dict:

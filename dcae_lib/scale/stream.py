@@ -10,7 +10,7 @@ import threading
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -58,7 +58,8 @@ def stream_images(source: Source, crop: int | Sequence[int], workers: int = WORK
             warnings.warn(f"{message}; it is left out", stacklevel=2)
     chosen = np.sort(np.append(np.fromiter(candidates, np.int64), order[-1]))
     alike = chosen[np.isin(files.images[2, chosen], files.images[2, sorted(tests)])]  # as long as one of the tests
-    warn_of_twins(files.data(i) for i in (*sorted(tests), *alike))
+    with suppress(DataError):  # a file that cannot be read is named in its turn
+        warn_of_twins(files.data(i) for i in (*sorted(tests), *alike))
     test = image_set(torch.stack([tests[i] for i in sorted(tests)]), None, f"{files.name} test")
     return Splits(ImageStream(files, chosen, crops, workers), test)
 
@@ -149,10 +150,10 @@ def _in_shards(shards: Sequence[Path], root: Path | None) -> tuple[np.ndarray, n
 def _of_samples(names: Iterable[str], shard: Path) -> list[str]:
     """Leave out what WebDataset takes for a further field of a sample: 7.mask.png next to 7.png, but not 7.of.9.png."""
     samples = {name: name[: name.index(".", name.rfind("/") + 1)] for name in names}  # it cuts at the first dot
-    plain = {sample for name, sample in samples.items() if sample == name.rpartition(".")[0]}
-    kept = [name for name, sample in samples.items() if sample not in plain or sample == name.rpartition(".")[0]]
+    simple = {sample for name, sample in samples.items() if sample == name.rpartition(".")[0]}
+    kept = [name for name, sample in samples.items() if sample not in simple or sample == name.rpartition(".")[0]]
     if count := len(samples) - len(kept):
-        warnings.warn(f"{count} members of {shard} are left out: their samples have another image", stacklevel=5)
+        warnings.warn(f"{shard}: {count} further images of samples are left out, such as masks", stacklevel=5)
     return kept
 
 

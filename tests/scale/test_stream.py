@@ -23,7 +23,7 @@ from dcae_lib.data import DataError, to_uint8
 from dcae_lib.scale import stream
 from dcae_lib.scale.stream import Files, square, stream_images
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* members of .* are left out")
+pytestmark = pytest.mark.filterwarnings("ignore:.* further images of samples")
 
 
 def picture(i):
@@ -346,10 +346,9 @@ def test_names_with_dots_and_hard_links_are_images_too(tmp_path):
     made = [(".ipynb_checkpoints/1.png", 11), ("__MACOSX/2.png", 12), ("day/._3.png", 13)]
     assert [Files(packed(tmp_path / "a.tar", photos + made)).read(i).width for i in range(4)] == [8, 9, 10, 8]
     fields = packed(tmp_path / "b.tar", [("1.png", 8), ("1.mask.png", 9), ("2.png", 10), ("3.png", "")])
-    with pytest.warns(UserWarning, match="3.png in .* is no plain file"):
+    with warnings.catch_warnings(record=True, action="always") as told:
         assert [Files(fields).read(i).width for i in range(2)] == [8, 10]
-    with pytest.warns(UserWarning, match="1 members of .* are left out|3.png in .* is no plain file"):
-        Files(fields)
+    assert "3.png in" in str(told[0].message) and "1 further images of samples" in str(told[1].message)
 
 
 def test_a_test_image_that_is_trained_on_is_named(folder, copy, recwarn):
