@@ -74,7 +74,8 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
     x, z = _encode(model, images)
     first, second = Thumbnails(x, 3, "from"), Thumbnails(x, 7, "to")
     percent = slider("% of the way", 50, 0, 100, 5, width=440, kind=widgets.IntSlider)
-    play = widgets.Play(value=50, min=0, max=100, step=5, interval=200, repeat=True)
+    play = widgets.Play(value=50, min=0, max=100, step=5, interval=200)
+    play.repeat = play._repeat = True  # in ipywidgets 8 and in 7
     widgets.jslink((play, "value"), (percent, "value"))
     through, across = Picture("through the latents"), Picture("")
     strip = Picture("above through the latents, below through the pixels", 640, 160)

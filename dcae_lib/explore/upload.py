@@ -25,10 +25,13 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     view = widgets.ToggleButtons(options=["original", "reconstruction", "error × 8"], value="reconstruction")
     status, save = label(""), widgets.HTML()
     pictures = {name: widgets.Image(layout=widgets.Layout(object_fit="none")) for name in view.options}
-    stack = widgets.Stack([*pictures.values()], selected_index=view.index).add_class("dcae-scroll")
-    widgets.jslink((view, "index"), (stack, "selected_index"))
+    stack = widgets.VBox([*pictures.values()]).add_class("dcae-scroll")
     # Jupyter's server closes the connection on larger messages, before the kernel sees them.
     hint = "<small>PNG, JPEG or WebP of up to 10 MB; for a larger one, upload(model, photo=path)</small>"
+
+    def choose(*_) -> None:
+        for key, picture in pictures.items():
+            picture.layout.display = None if key == view.value else "none"
 
     def show(source: Path | io.BytesIO, name: str) -> dict[str, Tensor]:
         x = to_model(read_picture(source, name))
@@ -45,14 +48,18 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
         return shown
 
     def draw() -> None:
-        if file.value:
-            show(io.BytesIO(file.value[0]["content"]), file.value[0]["name"])
+        # a tuple of files in ipywidgets 8, a dict by their names in 7
+        files = file.value if isinstance(file.value, dict) else {one["name"]: one for one in file.value}
+        for name, one in files.items():
+            show(io.BytesIO(one["content"]), name)
 
+    view.observe(choose, "value")
+    choose()
     photo = user_path(photo) if photo else resource("photos") / "cat.webp"
     shown = show(photo, photo.name)
     middle = torch.stack([center_crop(x, [min(96, side) for side in x.shape[1:]]) for x in shown.values()])
     still = plots.image_rows({"middle": middle}, [*shown])
     rows = [widgets.HBox([file, save, bar]), status, view, stack, label(hint)]
     explorer = Explorer(rows, {"file": file}, pictures, still, draw)
-    explorer.controls["view"] = view  # switched by the page: nothing to draw
+    explorer.controls["view"] = view  # what it shows is drawn already
     return explorer

@@ -76,8 +76,12 @@ class Explorer(widgets.VBox):
         self.paused = False
         self.redraw()
 
+    _ipython_display_ = None  # of ipywidgets 7: it would take precedence, and shows no still figure
+
     def _repr_mimebundle_(self, **kwargs):
-        return {**super()._repr_mimebundle_(**kwargs), "image/png": self.still}
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        bundle = {"text/plain": repr(self)[:110] + "…", "image/png": self.still}
+        return bundle | {"application/vnd.jupyter.widget-view+json": view}
 
 
 class Picture(widgets.VBox):

@@ -59,8 +59,9 @@ BAD = {
 
 
 def send(explorer, content, name="picture.png"):
+    control = explorer.controls["file"]
     file = dict(name=name, type="", size=len(content), content=memoryview(content), last_modified=datetime.now(UTC))
-    explorer.controls["file"].value = (file,)
+    control.set_trait("value", {name: file} if isinstance(control.value, dict) else (file,))  # ipywidgets 7 or 8
 
 
 @pytest.fixture(scope="module")
