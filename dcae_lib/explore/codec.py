@@ -81,7 +81,7 @@ def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict) -> 
 def curves(record: dict) -> Explorer:
     """Plot rate against distortion from what bench/rd.py wrote; choose the metric and the way of counting."""
     metric = widgets.ToggleButtons(options=[("PSNR", "psnr"), ("SSIM", "ssim")], style={"button_width": "auto"})
-    way = widgets.ToggleButtons(options=WAYS, value="stripped", style={"button_width": "auto"})
+    way = widgets.ToggleButtons(options=[*WAYS.items()], value="stripped", style={"button_width": "auto"})
     caption = "means over the test images of CIFAR-10; the KLT has no files, but the bits of an ideal code"
     picture = Picture(caption, 640, 400)
     picture.image.remove_class("dcae-pixels")  # smooth lines

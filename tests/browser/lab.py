@@ -103,13 +103,16 @@ def port_of(process: subprocess.Popen) -> int | None:
 
 
 @contextmanager
-def served(folder: Path, module: str, *options: str) -> Iterator[tuple[str, str]]:
-    """Run `python -m module` on a free port of 127.0.0.1 with its own settings in a folder; yield (address, token)."""
+def served(folder: Path, module: str, *options: str, python=sys.executable, **places) -> Iterator[tuple[str, str]]:
+    """Run `python -m module` on a free port of 127.0.0.1 with its own settings in a folder; yield (address, token).
+
+    places: more of the environment, such as PYTHONPATH, by default the clone.
+    """
     token, log = secrets.token_hex(16), folder / "server.log"
     LOGS.append(log)
     environment = os.environ | {name: str(folder / name) for name in PLACES}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", module, "--no-browser", "--port=0", *(o.format(token) for o in options)]
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | places
+    command = [python, "-m", module, "--no-browser", "--port=0", *(o.format(token) for o in options)]
     for _ in range(3):  # JupyterLab lets go of its port for a moment before it listens
         with open(log, "w") as file:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=folder)
@@ -164,8 +167,8 @@ class Opened:
 
     def explorer(self, name: str) -> "Shown":
         """Find the output of the cell with `explore.<name>(`, scroll to it, and wait until the page is settled."""
-        cell = self.page.locator(".jp-CodeCell").filter(has_text=f"explore.{name}(")
-        shown = Shown(cell.locator(".jp-OutputArea-output").first)
+        cell = self.page.locator(".jp-CodeCell, .code_cell").filter(has_text=f"explore.{name}(")
+        shown = Shown(cell.locator(".jp-OutputArea-output, .output_subarea").first)
         shown.box.scroll_into_view_if_needed()
         shown.settle()
         return shown
@@ -183,7 +186,7 @@ class Shown:
 
     def handle(self, k: int = 0) -> Locator:
         """Find the knob of the k-th slider."""
-        return self.box.locator(".noUi-handle").nth(k)
+        return self.box.locator(".noUi-handle, .ui-slider-handle").nth(k)  # of ipywidgets 8 and of 7
 
     def click(self, name: str) -> None:
         self.box.get_by_role("button", name=name, exact=True).click()
@@ -227,15 +230,20 @@ def from_key_to_pixels(opened: Opened, name: str, title: str | None, rounds: int
     return median(shown.page.evaluate("() => window.waits"))
 
 
-def run_in_lab(browser: Browser, folder: Path, server: tuple[str, str], cells=()) -> Opened:
-    """Open the notebook, more cells at its end, in JupyterLab and run all; return when every cell has its number."""
-    address, token = server
+def write_notebook(folder: Path, cells) -> None:
+    """Write the notebook, more cells at its end, without outputs into a folder."""
     content = nbformat.read(NOTEBOOK, 4)
     content.cells += map(nbformat.v4.new_code_cell, cells)
     for cell in content.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    nbformat.write(content, folder / "work" / NOTEBOOK.name)
+    nbformat.write(content, folder / NOTEBOOK.name)
+
+
+def run_in_lab(browser: Browser, folder: Path, server: tuple[str, str], cells=()) -> Opened:
+    """Open the notebook, more cells at its end, in JupyterLab and run all; return when every cell has its number."""
+    address, token = server
+    write_notebook(folder / "work", cells)
     opened = Opened(browser)
     opened.page.goto(f"{address}/lab/tree/{NOTEBOOK.name}?reset&token={token}")
     opened.page.wait_for_function(CONNECTED)
