@@ -5,11 +5,11 @@ import argparse
 import base64
 import html
 import io
-import os
 import posixpath
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -23,7 +23,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 GLOSSARY = "GLOSSARY.md"
-REPOSITORY = os.environ.get("DCAE_REPOSITORY", "https://github.com/<owner>/dcae")
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
+TREE = URLS.get("Course", "").removesuffix("/notebooks")  # of the repository's files; empty while unset
 
 
 class LinkError(ValueError):
@@ -42,6 +43,8 @@ def build(out: Path) -> list[Path]:
     ]
     for path in NOTEBOOKS:
         notebook = nbformat.read(path, 4)
+        # A page asks no other host: of the badge under the title its link stays.
+        notebook.cells[0].source = re.sub(r"\[!\[(.+?)\]\(.+?\)\]", r"[\1]", notebook.cells[0].source)
         # The last line of the first cell links to the notebooks before and after: it becomes the header.
         notebook.cells[0].source, _, links = notebook.cells[0].source.rpartition("\n")
         pages.append(write_page(out / f"{path.stem}.html", caption_figures(notebook), f"notebooks/{path.name}", links))
@@ -64,7 +67,8 @@ def write_page(page: Path, notebook: NotebookNode, source: str, links: str) -> P
     resources = {
         "title": title if page.stem == "index" else f"{title} – DCAE",
         "links": links,
-        "source": f"{REPOSITORY}/blob/main/{source}",
+        "source": source,
+        "address": in_repository(source),
         "unique_key": page.stem,
         "output_files_dir": "figures",
     }
@@ -109,7 +113,8 @@ class Renderer(IPythonRenderer):
         self.folder = folder
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, address(url, self.folder), title)
+        target = address(url, self.folder)
+        return super().link(text, target, title) if target else text
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         return super().image(text, posixpath.normpath(posixpath.join(self.folder, url)), title)
@@ -128,7 +133,7 @@ class Renderer(IPythonRenderer):
 
 
 def address(url: str, folder: str) -> str:
-    """Translate a link from a folder of the repository: to a page of the site, or else to the repository."""
+    """Translate a link from a folder of the repository: to a page of the site, or to the repository; "" if unknown."""
     path, mark, fragment = url.partition("#")
     if re.match(r"\w+:", url) or not path:
         return url
@@ -137,7 +142,13 @@ def address(url: str, folder: str) -> str:
         raise LinkError(f"{folder or 'README.md'} links to {url}, and {path} does not exist")
     if path == "README.md" or ROOT / path in (*NOTEBOOKS, ROOT / "notebooks" / GLOSSARY):
         return ("index" if path == "README.md" else Path(path).stem) + ".html" + mark + fragment
-    return f"{REPOSITORY}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}{mark}{fragment}"
+    return in_repository(path) and in_repository(path) + mark + fragment
+
+
+def in_repository(path: str) -> str:
+    """Return the address of a file or folder of the repository; "" while the repository's own is not set."""
+    tree = TREE if (ROOT / path).is_dir() else TREE.replace("/tree/", "/blob/")
+    return tree and f"{tree}/{path}"
 
 
 def anchor(heading: str) -> str:

@@ -14,7 +14,5 @@ def test_a_notebook_writes_where_it_is_told(tmp_path, monkeypatch, one_thread):
 
 def test_a_folder_that_takes_no_files_is_named_with_what_to_set(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(
-        DataError, match=r"file/out cannot be written to \(Not a directory\); set out to another folder"
-    ):
+    with pytest.raises(DataError, match=r"file/out cannot be written to \(Not a directory\); set out to another"):
         begin("00", out=str(tmp_path / "file" / "out"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import nbformat
+from address import home_and_ref, rewritten
 
 from dcae_lib.course import DOCUMENT_L1, measured, recorded_run, recorded_runs
 
@@ -55,7 +56,7 @@ def reading(number: str) -> tuple[str, str, int, int]:
     path = next((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
     cells = nbformat.read(path, 4).cells
     text, code = ("\n".join(c.source for c in cells if c.cell_type == kind) + "\n" for kind in ("markdown", "code"))
-    prose = re.sub(r"<details>.*?</details>", "", text, flags=re.S)
+    prose = re.sub(r"<details>.*?</details>|\[!\[[^\n]*", "", text, flags=re.S)  # nor the badge
     minutes = len(prose.split()) / WORDS + code.count("\n") / LINES
     exercises = len(re.findall(r"^\*\*\d\.", text.partition("## Check yourself")[2], re.M))
     return re.match(r"# \d\d · (.+)", text)[1], path.name, 5 * round(minutes / 5), exercises
@@ -261,7 +262,7 @@ def written(text: str) -> str:
         name, lines = section.__name__, section()
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda m, lines=lines: f"{m[1]}{lines}\n{m[2]}", text, flags=re.S)
-    return text
+    return rewritten("README.md", text, *(home_and_ref() or (None,)))
 
 
 if __name__ == "__main__":

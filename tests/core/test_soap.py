@@ -587,9 +587,8 @@ def test_hooks_may_change_the_state_that_is_loaded():
 
 
 def test_settings_from_numpy_are_those_of_python():
-    group = SOAP(
-        [torch.zeros(2)], np.float32(0.5), (np.float32(0.5), 0.5), precondition_frequency=np.int64(3)
-    ).param_groups[0]
+    soap = SOAP([torch.zeros(2)], np.float32(0.5), (np.float32(0.5), 0.5), precondition_frequency=np.int64(3))
+    (group,) = soap.param_groups
     assert [type(group[name]) for name in ("lr", "precondition_frequency")] == [float, int]
     assert group["betas"] == (0.5, 0.5) and type(group["betas"][0]) is float
 

@@ -1,6 +1,7 @@
-"""The repository as a stranger finds it: no secret or local path, links that work, one version, copies for a class."""
+"""The repository as a stranger finds it: no secret or local path, links that work, one address, copies for a class."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from address import PLACES, home_and_ref
 from build_site import anchor
 from run_all import NOTEBOOKS
 from student import without_solutions
@@ -99,11 +101,26 @@ def test_no_word_is_misspelt(tmp_path):
     assert checked.returncode == 0, checked.stdout
 
 
-def test_the_version_is_one_everywhere():
+def test_the_changelog_tells_of_this_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == version and citation["cff-version"] == "1.2.0" and citation["license"] == "MIT"
     assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_every_place_shows_one_address_and_gives_it_up(tmp_path):
+    for file in (*PLACES, "tools/address.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+
+    def files(*arguments):
+        subprocess.run([sys.executable, tmp_path / "tools" / "address.py", *arguments], check=True)
+        return {file: (tmp_path / file).read_bytes() for file in PLACES}
+
+    here, stored = home_and_ref(), {file: (ROOT / file).read_bytes() for file in PLACES}
+    there = files("some-one/its.copy", "--ref", "v9")
+    assert all(b"some-one/its.copy" in data for data in there.values())
+    assert there == files("some-one/its.copy", "--ref", "v9")
+    assert stored == files(*([here[0], "--ref", here[1]] if here else ["--unset"]))
+    assert [path for path, text in TEXTS.items() if "<" + "owner>" in text] == []
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

@@ -141,26 +141,30 @@ if os.path.getsize({str(starts)!r}) > {deaths}:
 
 def test_the_bootstrap_installs_the_package_and_keeps_torch(tmp_path):
     # In a fresh environment that has torch and the like, but neither the package nor a clone near.
-    bootstrap = nbformat.read(NOTEBOOKS[0], 4).cells[1].source
-    repository, elsewhere = tmp_path / "repository", tmp_path / "elsewhere"
+    repository, elsewhere, home = tmp_path / "repository", tmp_path / "elsewhere", "some-one/its.copy"
     elsewhere.mkdir()
     tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
     for name in filter(lambda name: name and (ROOT / name).is_file(), tracked):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, repository / name)
+    subprocess.run([sys.executable, repository / "tools" / "address.py", home, "--ref", "v9"], check=True)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"]):
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"], ["tag", "v9"]):
         subprocess.run([*git, *arguments], cwd=repository, check=True)
+    bootstrap = nbformat.read(repository / "notebooks" / NOTEBOOKS[0].name, 4).cells[1].source
 
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True)
     python = tmp_path / "bare" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     site = subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
     (Path(site) / "borrowed.pth").write_text(str(Path(torch.__file__).parent.parent) + "\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= dict(DCAE_REPOSITORY=repository.as_uri(), PIP_RETRIES="10")
+    environment |= dict(PIP_RETRIES="10", GIT_CONFIG_COUNT="1", GIT_CONFIG_VALUE_0=f"https://github.com/{home}")
+    environment["GIT_CONFIG_KEY_0"] = f"url.{repository.as_uri()}.insteadOf"
 
     def run(code):
-        return subprocess.run([python, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [python, "-m", "IPython", "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True
+        )
 
     assert run("import dcae_lib").returncode, "the bare environment has the package already"
     done = run(f"""{bootstrap}

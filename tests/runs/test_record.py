@@ -14,7 +14,7 @@ import torch
 
 from dcae_lib import DCAE, TrainConfig, load_images
 from dcae_lib.runs import record
-from dcae_lib.runs.record import processor, provenance, refuse_another, revision
+from dcae_lib.runs.record import processor, provenance, revision
 
 
 def git(folder, *arguments):
@@ -111,14 +111,3 @@ def test_card_names_the_figures_and_its_example_runs(run):
     names = dict(x=torch.zeros(1, 3, 8, 8))
     exec(re.search(r"```python\n(.*?)```", card, re.S)[1].replace('"this folder"', repr(str(run))), names)
     assert names["latent"].shape == (1, 4, 2, 2)
-
-
-def test_finished_run_with_other_settings_is_refused(run):
-    settings = json.loads((run / "history.json").read_text())["config"]
-    config = TrainConfig(**settings)
-    refuse_another(config, run)
-    refuse_another(TrainConfig(**settings | dict(device="cuda")), run)
-    refuse_another(config, run / "nowhere")
-    message = r"holds a finished training with other settings \(epochs was 2, is 3\)\. Write to another folder"
-    with pytest.raises(ValueError, match=message):
-        refuse_another(TrainConfig(**settings | dict(epochs=3)), run)

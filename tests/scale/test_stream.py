@@ -225,10 +225,6 @@ def shard_of_links(path):
         (lambda path: path.mkdir(), "holds fewer than two images"),
         (lambda path: (path.mkdir(), picture(0).save(path / "one.png")), "holds fewer than two images"),
         (lambda path: (path.mkdir(), [(path / f"{i}.png").write_bytes(b"no") for i in range(3)]), "2 images in a row"),
-        (
-            lambda path: (path.mkdir(), [(path / f"{i}.png").write_bytes(b"no") for i in range(40)]),
-            "20 images in a row",
-        ),
         (lambda path: None, "source is no folder, and no tar file .*No such file"),
         (lambda path: path.write_bytes(b"no tar" * 1000), "no tar file that can be read uncompressed"),
         (lambda path: tarfile.open(path, "w:gz").close(), "no tar file that can be read uncompressed"),
@@ -247,21 +243,17 @@ def test_images_beside_shards_are_not_left_out_in_silence(shards, copy):
         stream_images(copy, 16)
 
 
-def test_a_shard_that_was_cut_is_named(shards, tmp_path):
-    whole = (shards / "train-000.tar").read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2 + 100])
-    with pytest.raises(DataError, match=r"cut\.tar"):
-        stream_images(tmp_path, 16, workers=0)
-
-
-def test_a_shard_with_a_damaged_header_is_named(shards, tmp_path):
+def test_a_shard_that_was_cut_or_damaged_is_named(shards, tmp_path):
     data = bytearray((shards / "train-000.tar").read_bytes())
+    (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2 + 100])
+    with pytest.raises(DataError, match=r"cut\.tar"):
+        stream_images(tmp_path / "cut.tar", 16, workers=0)
     with tarfile.open(shards / "train-000.tar") as tar:
         third = tar.getmembers()[2].offset
     data[third : third + 300] = bytes(b ^ 90 for b in data[third : third + 300])
     (tmp_path / "damaged.tar").write_bytes(data)
     with pytest.raises(DataError, match=rf"damaged at byte {third:,}"):
-        stream_images(tmp_path, 16, workers=0)
+        stream_images(tmp_path / "damaged.tar", 16, workers=0)
 
 
 # ---- workers
@@ -363,9 +355,8 @@ def test_a_test_image_that_is_trained_on_is_named(folder, copy, recwarn):
 @pytest.mark.slow
 def test_a_picture_with_several_pages_is_named_while_it_is_read(tmp_path):
     for k in range(3):
-        Image.new("RGB", (16, 16)).save(
-            tmp_path / f"{k}.tif", save_all=True, append_images=[Image.new("RGB", (9, k + 1))]
-        )
+        pages = [Image.new("RGB", (9, k + 1))]
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{k}.tif", save_all=True, append_images=pages)
     with pytest.warns(UserWarning, match="several pages"):
         splits = stream_images(tmp_path, 16, workers=1)
     with pytest.warns(UserWarning, match=r"\d.tif has several pages or frames"):
