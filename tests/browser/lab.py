@@ -44,7 +44,8 @@ UNCOVER = """new MutationObserver(() => {
 }).observe(document, {childList: true, subtree: true})"""
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
 CONNECTED = f"() => {KERNEL}?.connectionStatus == 'connected' && document.querySelector('.jp-Notebook .jp-CodeCell')"
-NUMBERED = "() => ![...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(e => !/\\d/.test(e.textContent))"
+PROMPTS = ".jp-CodeCell .jp-InputPrompt, .code_cell .input_prompt"  # of JupyterLab and of the classic notebook
+NUMBERED = f"() => ![...document.querySelectorAll('{PROMPTS}')].some(e => !/\\d/.test(e.textContent))"
 # The pixels on the screen, not the address that the picture has at the moment.
 PIXELS = """img => {
     const size = {width: img.naturalWidth, height: img.naturalHeight};
