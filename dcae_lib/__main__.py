@@ -58,9 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)
     verifies.set_defaults(run=run_verify)
-    verifies.add_argument(
-        "folder", nargs="?", type=Path, default=resource("recorded"), help="default: the recorded run"
-    )
+    verifies.add_argument("folder", nargs="?", type=Path, default=resource("recorded"), help="default: recorded run")
     verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)
     options = parser.parse_args(arguments)
@@ -86,8 +84,7 @@ def JSON(text: str) -> Any:  # argparse names it: "invalid JSON value"
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of TrainConfig that the command names."""
-    names = [field.name for field in fields(TrainConfig)]
-    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    return {f.name: value for f in fields(TrainConfig) if (value := getattr(options, f.name, None)) is not None}
 
 
 def run_train(options: argparse.Namespace) -> int:

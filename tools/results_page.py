@@ -1,4 +1,4 @@
-"""Write the README's tables from the files under results/: `python tools/results_page.py`."""
+"""Write the README's tables and the model cards from the files under results/: `python tools/results_page.py`."""
 
 import re
 from collections.abc import Iterable
@@ -9,6 +9,8 @@ import nbformat
 from address import home_and_ref, rewritten
 
 from dcae_lib.course import DOCUMENT_L1, measured, recorded_run, recorded_runs
+from dcae_lib.files import PACKAGE, resource
+from dcae_lib.runs.record import fill_card
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -265,6 +267,14 @@ def written(text: str) -> str:
     return rewritten("README.md", text, *(home_and_ref() or (None,)))
 
 
+def cards() -> dict[Path, bytes]:
+    """Return the model cards of the recorded runs, by file."""
+    templates = {"recorded": PACKAGE / "runs" / "card.md", "codec_weights": PACKAGE / "codec" / "card.md"}
+    return {resource(run) / "README.md": fill_card(card, measured("history", run)) for run, card in templates.items()}
+
+
 if __name__ == "__main__":
+    for path, card in cards().items():
+        path.write_bytes(card)
     path = ROOT / "README.md"
     path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -55,33 +56,37 @@ def revision() -> str:
 
 
 def _git(*arguments: str) -> str:
-    run = subprocess.run(["git", "-C", str(CLONE), *arguments], capture_output=True, text=True, check=True)
-    return run.stdout.strip()
+    return subprocess.check_output(["git", "-C", str(CLONE), *arguments], text=True, stderr=subprocess.DEVNULL).strip()
 
 
 def processor() -> str:
     """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    found = cpuinfo.is_file() and re.search(r"^model name\s*: (.+)", cpuinfo.read_text(), re.M)
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def save_run(state: State, splits: Splits, out: Path, card: Path, **more: str) -> None:
     """Write the model, its card, and history.json: config, hashes of the data, sessions, and a dict per epoch."""
-    parameters = sum(p.numel() for p in state.model.parameters())
-    data = {images.name: images.sha256 for images in splits}
+    parameters, data = sum(p.numel() for p in state.model.parameters()), {each.name: each.sha256 for each in splits}
     record = dict(config=asdict(state.config), **more, parameters=parameters, data=data)
     record |= dict(sessions=state.sessions, history=state.history)
     history = (json.dumps(record, indent=1, default=str) + "\n").encode()
     files = pretrained_files(state.model, history_sha256=hashlib.sha256(history).hexdigest())
-    facts = dict(parameters=parameters, dataset=state.config.dataset, epochs=state.config.epochs)
-    facts["scores"] = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
-    text = card.read_text(encoding="utf-8").format(**facts)
-    files |= {"history.json": history, "README.md": text.encode("utf-8", "backslashreplace")}
+    files |= {"history.json": history, "README.md": fill_card(card, json.loads(history))}
     out.mkdir(parents=True, exist_ok=True)
     write_whole({out / name: content for name, content in files.items()})
+
+
+def fill_card(card: Path, record: dict) -> bytes:
+    """Return a model card with the facts of a record; its YAML head is what the Hugging Face hub reads."""
+    dataset, last = record["config"]["dataset"], record["history"][-1]
+    scores = {name: value for name, value in last.items() if not re.match("epoch|train_|seconds|images_", name)}
+    facts = record | dict(dataset=dataset, epochs=last["epoch"], test=json.dumps([*record["data"]][-1]))
+    facts["hub"] = "uoft-cs/cifar10" if dataset in ("cifar10", "sample") else "imagefolder"
+    facts["metrics"] = json.dumps([dict(type=name, value=round(value, 4)) for name, value in scores.items()])
+    facts["scores"] = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    return card.read_text(encoding="utf-8").format(**facts).encode("utf-8", "backslashreplace")
 
 
 def refuse_another(config: TrainConfig, out: str | Path) -> None:

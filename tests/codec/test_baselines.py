@@ -22,9 +22,7 @@ def test_files_have_their_format_and_improve_with_quality(name, images):
     assert decode(low).dtype == torch.uint8 and scores[0] < scores[1] and scores[1] > 30
 
 
-def test_unknown_codecs_and_missing_avif_are_refused(images, monkeypatch):
-    with pytest.raises(ValueError, match="the codecs are JPEG, WebP, AVIF, got 'GIF'"):
-        encode("GIF", images[0], 50)
+def test_missing_avif_is_refused(images, monkeypatch):
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(ValueError, match="this Pillow cannot write AVIF"):
         encode("AVIF", images[0], 50)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dcae_lib import DCAE, TrainConfig, load_images
 from dcae_lib.runs import record
@@ -108,6 +109,10 @@ def test_card_names_the_figures_and_its_example_runs(run):
     last = json.loads((run / "history.json").read_text())["history"][-1]
     for words in ("parameters", "for 2 epochs", "dcae verify", f"l1 {last['l1']:.4f}", f"psnr {last['psnr']:.4f}"):
         assert words in card
+    (result,) = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
+    scores = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert scores == {name: round(last[name], 4) for name in ("l1", "l1_01", "psnr", "ssim")}
+    assert result["dataset"]["name"] == list(json.loads((run / "history.json").read_text())["data"])[-1]
     names = dict(x=torch.zeros(1, 3, 8, 8))
     exec(re.search(r"```python\n(.*?)```", card, re.S)[1].replace('"this folder"', repr(str(run))), names)
     assert names["latent"].shape == (1, 4, 2, 2)
