@@ -24,8 +24,9 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     bar = widgets.FloatProgress(0, min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
     view = widgets.ToggleButtons(options=["original", "reconstruction", "error × 8"], value="reconstruction")
     status, save = label(""), widgets.HTML()
-    pictures = {name: widgets.Image(layout=widgets.Layout(object_fit="none")) for name in view.options}
-    stack = widgets.VBox([*pictures.values()]).add_class("dcae-scroll")
+    pictures = {name: widgets.Image(layout={"max_width": "none"}) for name in view.options}
+    at_their_size = widgets.Layout(align_items="flex-start")
+    stack = widgets.VBox([*pictures.values()], layout=at_their_size).add_class("dcae-scroll")
     # Jupyter's server closes the connection on larger messages, before the kernel sees them.
     hint = "<small>PNG, JPEG or WebP of up to 10 MB; for a larger one, upload(model, photo=path)</small>"
 
