@@ -56,13 +56,8 @@ def measured(name: str, where: str = "bench") -> dict:
     return json.loads((resource(where) / f"{name}.json").read_text())
 
 
-def recorded_run() -> dict:
-    """Load the `history.json` of the recorded 40-epoch run, whose weights `DCAE.from_pretrained()` loads."""
-    return measured("history", "recorded")
-
-
 def recorded_runs() -> dict[str, dict]:
-    """Load {name: history.json} of the other runs on CIFAR-10, which bench/runs.py made."""
+    """Load {name: history.json} of the runs on CIFAR-10 that bench/runs.py made, besides the shipped one."""
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(resource("runs").glob("*/history.json"))}
 
 

@@ -25,14 +25,10 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
     view = widgets.ToggleButtons(options=["original", "reconstruction", "error × 8"], value="reconstruction")
     status, save = label(""), widgets.HTML()
     pictures = {name: widgets.Image(layout={"max_width": "none"}) for name in view.options}
-    at_their_size = widgets.Layout(align_items="flex-start")
-    stack = widgets.VBox([*pictures.values()], layout=at_their_size).add_class("dcae-scroll")
+    stack = widgets.VBox([pictures[view.value]], layout={"align_items": "flex-start"}).add_class("dcae-scroll")
+    view.observe(lambda _: stack.set_trait("children", [pictures[view.value]]), "value")
     # Jupyter's server closes the connection on larger messages, before the kernel sees them.
     hint = "<small>PNG, JPEG or WebP of up to 10 MB; for a larger one, upload(model, photo=path)</small>"
-
-    def choose(*_) -> None:
-        for key, picture in pictures.items():
-            picture.layout.display = None if key == view.value else "none"
 
     def show(source: Path | io.BytesIO, name: str) -> dict[str, Tensor]:
         x = to_model(read_picture(source, name))
@@ -54,13 +50,9 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
         for name, one in files.items():
             show(io.BytesIO(one["content"]), name)
 
-    view.observe(choose, "value")
-    choose()
     photo = user_path(photo) if photo else resource("photos") / "cat.webp"
     shown = show(photo, photo.name)
     middle = torch.stack([center_crop(x, [min(96, side) for side in x.shape[1:]]) for x in shown.values()])
     still = plots.image_rows({"middle": middle}, [*shown])
     rows = [widgets.HBox([file, save, bar]), status, view, stack, label(hint)]
-    explorer = Explorer(rows, {"file": file}, pictures, still, draw)
-    explorer.controls["view"] = view  # what it shows is drawn already
-    return explorer
+    return Explorer(rows, {"file": file}, pictures, still, draw)

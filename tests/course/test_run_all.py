@@ -2,19 +2,14 @@
 
 import ast
 import json
-import os
 import re
-import shutil
 import socket
-import subprocess
 import sys
 from contextlib import ExitStack, nullcontext, suppress
 from itertools import pairwise
-from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from run_all import NOTEBOOKS, ROOT, NotebookFailed, main, measured, run_all, write_index
 
 pytestmark = pytest.mark.slow
@@ -137,41 +132,6 @@ if os.path.getsize({str(starts)!r}) > {deaths}:
     with pytest.raises(NotebookFailed, match="Kernel died") if deaths == 2 else nullcontext():
         run_all([one_cell(tmp_path, kernel="mortal")], "quick", tmp_path / "out")
     assert starts.read_text() == ".."
-
-
-def test_the_bootstrap_installs_the_package_and_keeps_torch(tmp_path):
-    # In a fresh environment that has torch and the like, but neither the package nor a clone near.
-    repository, elsewhere, home = tmp_path / "repository", tmp_path / "elsewhere", "some-one/its.copy"
-    elsewhere.mkdir()
-    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
-    for name in filter(lambda name: name and (ROOT / name).is_file(), tracked):
-        (repository / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, repository / name)
-    subprocess.run([sys.executable, repository / "tools" / "address.py", home, "--ref", "v9"], check=True)
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "copy"], ["tag", "v9"]):
-        subprocess.run([*git, *arguments], cwd=repository, check=True)
-    bootstrap = nbformat.read(repository / "notebooks" / NOTEBOOKS[0].name, 4).cells[1].source
-
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True)
-    python = tmp_path / "bare" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    site = subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
-    (Path(site) / "borrowed.pth").write_text(str(Path(torch.__file__).parent.parent) + "\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= dict(PIP_RETRIES="10", GIT_CONFIG_COUNT="1", GIT_CONFIG_VALUE_0=f"https://github.com/{home}")
-    environment["GIT_CONFIG_KEY_0"] = f"url.{repository.as_uri()}.insteadOf"
-
-    def run(code):
-        return subprocess.run(
-            [python, "-m", "IPython", "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True
-        )
-
-    assert run("import dcae_lib").returncode, "the bare environment has the package already"
-    tried = (ROOT / "tools" / "try_package.py").read_text()
-    done = run(f"{bootstrap}\n{tried}\nimport torch; print(dcae_lib.__file__, torch.__file__)")
-    assert done.returncode == 0, done.stderr
-    package, borrowed = done.stdout.split()[-2:]
-    assert package.startswith(str(tmp_path)) and borrowed == torch.__file__
 
 
 def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch, capsys):
