@@ -210,7 +210,7 @@ class ImageStream(Dataset):
             except DataError as error:
                 return None, [str(error)]
             messages += [f"{message}; the next one is taken in its place" for message in broken]
-            messages += [str(one.message) for one in said]
+            messages += [str(one.message) for one in said if one.category is UserWarning]  # not those of other threads
             pictures.append(square(image, side, np.random.default_rng((seed, i))).numpy())
         return np.stack(pictures), messages
 
