@@ -235,6 +235,7 @@ def run_in_lab(browser: Browser, folder: Path, server: tuple[str, str], cells=()
     for cell in content.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("jupyter", None)  # JupyterLab numbers no cell whose source is hidden
     nbformat.write(content, folder / "work" / NOTEBOOK.name)
     opened = Opened(browser)
     opened.page.goto(f"{address}/lab/tree/{NOTEBOOK.name}?reset&token={token}")
