@@ -238,6 +238,7 @@ def write_notebook(folder: Path, cells) -> None:
     for cell in content.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("jupyter", None)  # JupyterLab numbers no cell whose source is hidden
     nbformat.write(content, folder / NOTEBOOK.name)
 
 
