@@ -10,14 +10,14 @@ def budget(opened):
 
 
 def test_keys_and_checkbox_change_pictures_but_not_the_original(budget):
-    original, ours = budget.picture("original"), budget.picture("DCAE")
-    kept, before = budget.pixels(original), budget.pixels(ours)
+    original, jpeg = budget.picture("original"), budget.picture("JPEG")
+    kept, before = budget.pixels(original), budget.pixels(jpeg)
     budget.press(0, "ArrowLeft", 50)
-    whole = budget.pixels(ours)
+    whole = budget.pixels(jpeg)
     budget.box.locator("input[type=checkbox]").click()
-    assert len({before, whole, budget.pixels(ours)}) == 3 and budget.pixels(original) == kept
+    assert len({before, whole, budget.pixels(jpeg)}) == 3 and budget.pixels(original) == kept
     budget.box.locator("input[type=checkbox]").click()
-    assert budget.pixels(ours) == whole
+    assert budget.pixels(jpeg) == whole
 
 
 def test_long_drags_settle_on_the_last_value(budget):
