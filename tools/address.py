@@ -62,10 +62,6 @@ for _file in NOTEBOOKS:
     PLACES["README.md"] += [(f"(notebooks/{_file}) |", f"(notebooks/{_file}) · [Open in Colab]({COLAB}{_file}) |")]
 
 
-class Missing(ValueError):
-    """Raised when a file lacks a place for the address."""
-
-
 def home_and_ref() -> tuple[str, str] | None:
     """Return what pyproject.toml says: OWNER/NAME and the branch or tag; None while it is unset."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
@@ -74,7 +70,7 @@ def home_and_ref() -> tuple[str, str] | None:
 
 
 def rewritten(file: str, text: str, home: str | None, ref: str = "main") -> str:
-    """Return a file's text with the address OWNER/NAME, or without one. Raises Missing if it has no place for it."""
+    """Return a file's text with the address OWNER/NAME, or without one. ValueError if it has no place for it."""
     for without, with_one in PLACES[file]:
         pattern = re.escape(with_one)
         for field, characters in FIELDS.items():
@@ -82,7 +78,7 @@ def rewritten(file: str, text: str, home: str | None, ref: str = "main") -> str:
         new = with_one.format(home=home, name=home.split("/")[1], ref=ref) if home else without
         place = re.search(f"{pattern}|{re.escape(without)}", text)
         if not place:
-            raise Missing(f"{file} says neither {without!r} nor {with_one!r}")
+            raise ValueError(f"{file} says neither {without!r} nor {with_one!r}")
         text = text[: place.start()] + new + text[place.end() :]
     return text
 

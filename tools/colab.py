@@ -1,6 +1,6 @@
 """Make an environment that stands for Google Colab: `python tools/colab.py FOLDER`.
 
-It has Colab's Python and the versions of tools/colab.txt. They are installed once, 5 GB into the user's caches; the
+It has Colab's Python and the versions of tools/colab.txt. They are installed once, into the user's caches; the
 environment in FOLDER is an empty one over them, so that a package that pip replaces is found in it.
 """
 

@@ -68,8 +68,8 @@ def processor() -> str:
 
 def save_run(state: State, splits: Splits, out: Path, card: Path, **more: str) -> None:
     """Write the model, its card, and history.json: config, hashes of the data, sessions, and a dict per epoch."""
-    parameters, data = sum(p.numel() for p in state.model.parameters()), {each.name: each.sha256 for each in splits}
-    record = dict(config=asdict(state.config), **more, parameters=parameters, data=data)
+    record = dict(config=asdict(state.config), **more, parameters=sum(p.numel() for p in state.model.parameters()))
+    record |= dict(data={images.name: images.sha256 for images in splits})
     record |= dict(sessions=state.sessions, history=state.history)
     history = (json.dumps(record, indent=1, default=str) + "\n").encode()
     files = pretrained_files(state.model, history_sha256=hashlib.sha256(history).hexdigest())

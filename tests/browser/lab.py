@@ -174,6 +174,16 @@ class Opened:
         shown.settle()
         return shown
 
+    def play(self) -> Locator:
+        """Play the interpolation until its picture has changed twice, stop it, and return the button."""
+        shown = self.explorer("interpolation")
+        picture, button = shown.picture("through the latents"), shown.box.locator(".widget-play button").first
+        before = shown.pixels(picture)
+        button.click()
+        shown.changes(picture, shown.changes(picture, before))
+        button.click()
+        return button
+
 
 class Shown:
     """One explorer on the page."""

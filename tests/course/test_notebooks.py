@@ -18,11 +18,8 @@ def test_a_stored_notebook_has_the_common_form(path):
     notebook = nbformat.read(path, 4)
     cells = notebook.cells
     assert [cell.metadata.get("tags") for cell in cells[1:3]] == [["bootstrap"], ["parameters"]]
-    assert (
-        cells[0].source.startswith(f"# {path.stem[:2]} · ")
-        and cells[1].source == BOOTSTRAP
-        and BOOTSTRAP.count("\n") < 5
-    )
+    assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
+    assert cells[1].source == BOOTSTRAP and BOOTSTRAP.count("\n") < 5
     assert cells[0].source.splitlines()[-1] == cells[-1].source.splitlines()[-1]
     assert "widgets" not in notebook.metadata
     for cell in cells:
