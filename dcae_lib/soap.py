@@ -4,7 +4,7 @@ Vyas et al. 2024, arXiv 2409.11321, algorithm 3. A stack of n weights of one sha
 """
 
 import math
-import operator
+from collections.abc import Iterator
 from itertools import groupby
 
 import torch
@@ -18,19 +18,19 @@ class SOAP(torch.optim.Optimizer):
     that dimension. The columns of Q are its eigenvectors. The first step of a weight makes both and moves nothing; each
     later one is Adam's along the axes of Q. Every `precondition_frequency` steps a power iteration turns Q after GG:
     the first moment turns along, the second is permuted into the new order of the eigenvalues. Weights of less than two
-    dimensions get plain Adam. State is float64 for weights in float64, else float32; it may be edited.
+    dimensions get plain Adam. State is float64 for weights in float64, else float32.
 
     lr, betas, weight_decay (decoupled): as in AdamW.  shampoo_beta: decay of GG; None: betas[1].
     eps: added to the root of the second moment before its bias is corrected, as in the authors' code.
     max_precondition_dim: larger dimensions get no factor. Read at the first gradient of a weight.
 
-    ValueError for settings that cannot work, TypeError for weights or gradients that are sparse, sharded or not real,
-    FloatingPointError for a gradient that is NaN, infinite or too large to square: on a CPU before anything changes; on
-    a GPU, which would have to wait, before the next refresh or change of weights; till then that step's count as zero.
+    ValueError for settings that cannot work, TypeError for gradients that are sparse or not real. On a CPU, a gradient
+    that is NaN, infinite or too large to square raises FloatingPointError before anything changes; a GPU would have to
+    wait for the answer, so there the weights become NaN, and with them the next loss.
     """
 
-    _seen: list = []  # of each weight in the bundles: group, weight, dtype, device and state
-    _bundles: list[tuple[int, "Bundle"]] = []
+    _live: list = []  # the weights in the bundles, with their groups
+    _bundles: list["Bundle"] = []
 
     def __init__(
         self,
@@ -44,125 +44,116 @@ class SOAP(torch.optim.Optimizer):
         max_precondition_dim: int = 10000,
     ):
         settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
-        super().__init__(params, check(settings))
+        check(settings)
+        super().__init__(params, settings)
 
     @torch.no_grad()
     def step(self, closure=None):
         """Take one step. `closure`, if given, computes loss and gradients; return what it returns."""
         with torch.enable_grad():
             loss = closure() if closure else None
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            before, work = self._bundles, [(bundle, self.param_groups[k]) for k, bundle in self._bundle()]
-            for bundle, _ in work:
-                bundle.gather()  # raises before any weight has moved
-            due = [bundle for bundle, group in work if bundle.step % group["precondition_frequency"] == 0]
-            look = bool(due) or before is not self._bundles  # not at each step: a GPU would have to wait
-            if look and [bundle.broken.zero_() for _, bundle in before if bundle.broken]:
-                raise FloatingPointError("since the last refresh a gradient was not finite; it was taken as zero")
-            for bundle, group in work:
-                bundle.move(**group)
-            refresh([stack for bundle in due for stack in bundle.stacks])
+        self.gather()  # raises before anything changes
+        self.count()
+        self.move()
         return loss
 
-    def _bundle(self) -> list[tuple[int, "Bundle"]]:
-        """Bundle weights with a gradient by group, device, precision and age; anew when they or their state change."""
-        weights = [(k, p) for k, group in enumerate(self.param_groups) for p in group["params"]]
-        live = [(k, p) for k, p in weights if p.grad is not None and p.numel()]
-        for _, p in live:
-            if hasattr(p, "device_mesh") or p.grad.layout != torch.strided or not p.is_floating_point():
-                kind = "a DTensor" if hasattr(p, "device_mesh") else f"{p.grad.layout}, {p.dtype}"
-                raise TypeError(f"SOAP needs dense real gradients, got {kind} of {tuple(p.shape)}")
-        seen = [x for k, p in live for x in (k, p, p.dtype, p.get_device(), *self.state[p].values())]
-        same = len(seen) == len(self._seen) and all(map(operator.is_, seen, self._seen))
-        if not same or any(int(step) != bundle.step for _, bundle in self._bundles for step in bundle.steps):
-            for p, own in self.state.items():  # copies: views of a weight that has left would keep its bundle alive
-                self.state[p] = {name: x.to(**home(p, name), copy=True) for name, x in own.items()}
-            kinds: dict[tuple, list[Tensor]] = {}
-            for k, p in live:
-                self.state[p] = self.state[p] or new_state(p, self.param_groups[k]["max_precondition_dim"])
-                kinds.setdefault((k, p.device, p.dtype, int(self.state[p]["step"])), []).append(p)
-            self._bundles = [(k, Bundle(same, self.state)) for (k, *_), same in kinds.items()]
-            self._seen = [x for k, p in live for x in (k, p, p.dtype, p.get_device(), *self.state[p].values())]
-        return self._bundles
+    # A step in three parts, so that a CUDA graph can hold the first and the last, which is all that the device does.
+
+    def gather(self) -> None:
+        """Copy the gradients in."""
+        self._bundle()
+        for bundle in self._bundles:
+            bundle.gather()
+
+    def count(self) -> tuple[bool, ...]:
+        """Count a step and set what `move` needs of it; return, for each bundle, if its bases are to be refreshed."""
+        return tuple(bundle.count(**bundle.group) for bundle in self._bundles)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """Move the weights, and turn the bases that are due."""
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            for bundle in self._bundles:
+                bundle.move(**bundle.group)
+            refresh([stack for b in self._bundles if b.due and not b.first for stack in b.stacks])
+
+    def _bundle(self) -> None:
+        """Bundle weights with a gradient by group, device, precision and age, if they are not those of before."""
+        live = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None and p.numel()]
+        if len(live) == len(self._live) and all(p is q and a is b for (a, p), (b, q) in zip(live, self._live)):
+            return
+        kinds: dict[tuple, tuple[dict, list[Tensor]]] = {}
+        for group, p in live:
+            if p.grad.layout != torch.strided or not p.is_floating_point():
+                raise TypeError(f"SOAP needs dense real gradients, got {p.grad.layout}, {p.dtype} of {tuple(p.shape)}")
+            self.state[p] = self.state[p] or new_state(p, group["max_precondition_dim"])
+            kind = (id(group), p.device, p.dtype, int(self.state[p]["step"]))
+            kinds.setdefault(kind, (group, []))[1].append(p)
+        self._bundles = [Bundle(same, self.state, group) for group, same in kinds.values()]
+        self._live = live
 
     def add_param_group(self, param_group: dict) -> None:
         """Add weights with settings of their own. ValueError for bad ones; then nothing is added."""
-        settings = check({name: x for name, x in (self.defaults | param_group).items() if name != "params"})
-        super().add_param_group(param_group | settings)
+        check(self.defaults | param_group)
+        super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Take over a `state_dict()` in its own precision. ValueError, and no change, if it is not of such weights."""
-        saved: dict[Tensor, dict[str, Tensor]] = {}
-        look = self.register_load_state_dict_pre_hook(lambda _, given: saved.update(self._checked(given)))
-        take = self.register_load_state_dict_post_hook(lambda _: self.state.update(saved), prepend=True)
-        with look, take:  # within the hooks of others, which may change what is loaded
-            super().load_state_dict(state_dict)
-
-    def _checked(self, state_dict: dict) -> dict[Tensor, dict[str, Tensor]]:
-        """Copy the state of each weight out of a `state_dict()`: the base class casts it to the weights' precision."""
         for group in state_dict["param_groups"]:
-            if not {"shampoo_beta", "precondition_frequency", "max_precondition_dim"} <= group.keys():
+            if "precondition_frequency" not in group:
                 raise ValueError("this is not the state of a SOAP; make the optimizer that it belongs to")
             check(group)
         weights = [p for group in self.param_groups for p in group["params"]]
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        saved = {p: state_dict["state"][key] for p, key in zip(weights, keys) if key in state_dict["state"]}
-        for p, state in saved.items():
+        saved = [(p, state_dict["state"][key]) for p, key in zip(weights, keys) if key in state_dict["state"]]
+        for p, state in saved:
             fits = new_state(p.to("meta"), math.inf)
-            fits = {name: x for name, x in fits.items() if name[0] not in "GQ" or f"Q{name.strip('GQ')}" in state}
-            if state.keys() != fits.keys() or any(state[name].shape != x.shape for name, x in fits.items()):
+            wrong = [name for name, x in state.items() if name not in fits or x.shape != fits[name].shape]
+            if wrong or not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
                 raise ValueError(f"this is not the state of these weights: that of shape {tuple(p.shape)} does not fit")
-            saved[p] = {name: x.to(home(p, name)["device"], copy=True) for name, x in state.items()}
-        return saved
+        super().load_state_dict(state_dict)
+        self._live = []
+        for p, state in saved:  # the base class casts them to the precision of the weights
+            copies = {name: x.to(p.device, copy=True) for name, x in state.items()}
+            self.state[p] = copies | dict(step=copies["step"].cpu())
 
 
-def check(group: dict) -> dict:
-    """Return settings, with NumPy's and PyTorch's numbers as Python's. Raise ValueError for those that cannot work."""
-    group = {name: x.tolist() if hasattr(x, "tolist") else x for name, x in group.items()}
-    group["betas"] = tuple(map(float, group["betas"]))
-    values = {**group, "betas[0]": group["betas"][0], "betas[1]": group["betas"][1]}
-    for name in ("lr", "weight_decay", "betas[0]", "betas[1]", "shampoo_beta"):
-        end = 1 if "beta" in name else math.inf
-        if not 0 <= (0 if values[name] is None else values[name]) < end:
-            raise ValueError(f"{name} must be in [0, {end}), got {values[name]}")
+def check(group: dict) -> None:
+    """Raise ValueError for settings that cannot work."""
+    betas = {"betas[0]": group["betas"][0], "betas[1]": group["betas"][1], "shampoo_beta": group["shampoo_beta"] or 0.0}
+    for name, value in dict(lr=group["lr"], weight_decay=group["weight_decay"], **betas).items():
+        end = 1 if name in betas else math.inf
+        if not 0 <= value < end:
+            raise ValueError(f"{name} must be in [0, {end}), got {value}")
     if not torch.finfo(torch.float32).tiny < group["eps"] < math.inf:
         raise ValueError(f"eps must be above 0 in float32, got {group['eps']}: no gradient would mean a step of 0/0")
     for name in ("precondition_frequency", "max_precondition_dim"):
         if not isinstance(group[name], int) or group[name] < 1:
             raise ValueError(f"{name} must be a whole number, 1 or more, got {group[name]}")
-    return group
 
 
 def new_state(p: Tensor, max_dim: float) -> dict[str, Tensor]:
-    """Make the state of a weight before its first gradient. A Q that is the identity says: its factor was always 0."""
-    first, second = (torch.zeros((*p.shape[2:], *p.shape[:2]), **home(p)) for _ in range(2))  # as `project` leaves x
+    """Make the state of a weight before its first gradient: moments laid out as `project` leaves x, and no turn."""
+    form: dict = dict(device=p.device, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32)
+    first, second = (torch.zeros((*p.shape[2:], *p.shape[:2]), **form) for _ in range(2))
     state = dict(step=torch.tensor(0), exp_avg=first, exp_avg_sq=second)
     for k, d in enumerate(p.shape):
         if p.ndim > 1 and 1 < d <= max_dim:
-            state |= {f"GG{k}": torch.zeros(d, d, **home(p)), f"Q{k}": torch.eye(d, **home(p))}
+            state |= {f"GG{k}": torch.zeros(d, d, **form), f"Q{k}": torch.eye(d, **form)}
     return state
-
-
-def home(p: Tensor, name: str = "") -> dict:
-    """Return the device and the precision of a part of a weight's state."""
-    if name == "step":
-        return dict(device="cpu", dtype=torch.int64)
-    return dict(device=p.device, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32)
 
 
 class Bundle:
     """Weights of one group, device, precision and age: gradients and moments end to end, and a stack for each shape."""
 
-    def __init__(self, params: list[Tensor], state: dict):
+    def __init__(self, params: list[Tensor], state: dict, group: dict):
         kinds = {p: (p.shape, list(state[p])) for p in params}
-        self.params = sorted(params, key=kinds.__getitem__)
-        self.steps = [state[p]["step"] for p in params]  # gradients seen so far
-        self.step = int(self.steps[0])
+        self.params, self.group = sorted(params, key=kinds.__getitem__), group
+        self.step = torch.tensor(int(state[params[0]]["step"]))  # gradients seen so far
         flat = {name: torch.cat([state[p][name].flatten() for p in self.params]) for name in ("exp_avg", "exp_avg_sq")}
         flat |= {name: torch.empty_like(flat["exp_avg"]) for name in ("turned", "gradient")}
         self.exp_avg, self.exp_avg_sq, self.turned, self.gradient = flat.values()
-        self.broken = torch.tensor(False, device=self.gradient.device)
-        self.looks = self.gradient.is_cpu  # at every gradient; elsewhere looking means waiting
+        self.size, self.decay = self.gradient.new_ones(()), self.gradient.new_ones(())  # of this step
         self.stacks, end = [], 0
         for (shape, names), same in groupby(self.params, kinds.__getitem__):
             states = [state[p] for p in same]
@@ -170,61 +161,88 @@ class Bundle:
             stack = {name: torch.stack([one[name] for one in states]) for name in names if name[0] in "GQ"}
             stack |= {name: x[start:end].view(-1, *shape[2:], *shape[:2]) for name, x in flat.items()}
             for k, one in enumerate(states):  # the state of a weight is views of what is worked on
-                one.update({name: stack[name][k] for name in names if name != "step"})
+                one.update({name: stack[name][k] for name in names if name != "step"}, step=self.step)
             self.stacks.append(stack | {"gradient": self.gradient[start:end].view(-1, *shape)})
         self.gradients = [gradient for stack in self.stacks for gradient in stack["gradient"]]
 
     def gather(self) -> None:
-        """Copy the gradients in, and see that their squares have a finite sum."""
+        """Copy the gradients in; on a CPU, see that their squares have a finite sum."""
         torch._foreach_copy_(self.gradients, [p.grad for p in self.params if p.grad is not None])
-        finite = (self.gradient @ self.gradient).isfinite()
-        if not self.looks:
-            self.broken |= ~finite
-            self.gradient.masked_fill_(~finite, 0)
-        elif not finite:
+        if self.gradient.is_cpu and not (self.gradient @ self.gradient).isfinite():
             broken = [g for g in self.gradients if not (g * g).sum().isfinite()]
             shapes = " or ".join({str(tuple(g.shape)) for g in broken or self.gradients})  # or: only their sum is
             what = "a gradient held a NaN or an infinity, or was too large to square"
             raise FloatingPointError(f"{what}, of a weight of shape {shapes}; nothing was changed")
 
-    def move(self, lr, betas, shampoo_beta, eps, weight_decay, **_) -> None:
+    def count(self, lr, betas, weight_decay, precondition_frequency, **_) -> bool:
+        """Count a step. The first gradient makes the bases, and moves nothing."""
+        (beta1, beta2), step = betas, int(self.step)
+        self.first, self.due = step == 0, step % precondition_frequency == 0
+        if not self.first:
+            self.size.fill_(lr * math.sqrt(1 - beta2**step) / (1 - beta1**step))
+            self.decay.fill_(1 - lr * weight_decay)
+        self.step += 1
+        return self.due
+
+    def move(self, betas, shampoo_beta, eps, **_) -> None:
         """Take an Adam step along the axes of the eigenbases, turned back, and decay the weights."""
-        (beta1, beta2), step = betas, self.step
-        for stack in self.stacks:
+        beta1, beta2 = betas
+        for stack in side_by_side(self.stacks):
             beta = beta2 if shampoo_beta is None else shampoo_beta
             stack["turned"].copy_(project(stack["gradient"], stack, "Q", beta))
-        self.step += 1
-        torch._foreach_add_(self.steps, 1)
-        if step == 0:  # the first gradient makes the bases, and moves nothing
+        if self.first:
+            for stack, k in dimensions(self.stacks):
+                stack["Q" + k].copy_(eigenbasis(solvable(stack["GG" + k])))
             return
         self.exp_avg.lerp_(self.turned, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(self.turned, self.turned, value=1 - beta2)
         torch.div(self.exp_avg, self.exp_avg_sq.sqrt().add_(eps), out=self.turned)
-        for stack in self.stacks:
+        for stack in side_by_side(self.stacks):
             stack["gradient"].copy_(restore(stack["turned"], stack))  # now it holds the update
-        torch._foreach_add_(self.params, self.gradients, alpha=-lr * math.sqrt(1 - beta2**step) / (1 - beta1**step))
-        if weight_decay:
-            torch._foreach_add_(self.params, self.params, alpha=-lr * weight_decay)
+        self.gradient.mul_(self.size)
+        torch._foreach_sub_(self.params, self.gradients)
+        torch._foreach_mul_(self.params, self.decay)
+
+
+def side_by_side(stacks: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Yield the stacks; in a CUDA graph, what is done with each is a branch of its own: none of them fills the GPU."""
+    if not stacks[0]["gradient"].is_cuda or not torch.cuda.is_current_stream_capturing():
+        yield from stacks
+        return
+    trunk, branches = torch.cuda.current_stream(), [torch.cuda.Stream() for _ in stacks]
+    for stack, branch in zip(stacks, branches):
+        branch.wait_stream(trunk)
+        with torch.cuda.stream(branch):
+            yield stack
+    for branch in branches:
+        trunk.wait_stream(branch)
 
 
 def refresh(stacks: list[dict[str, Tensor]]) -> None:
     """Turn the bases of all stacks after their factors, those of one size in one call, and the moments with them."""
-    sizes: dict[tuple, list] = {}
-    new: list[tuple[dict, dict]] = [(stack, {}) for stack in stacks]  # and the turns and orders of its bases
-    for stack, own in new:
-        for name in [name for name in stack if name[0] == "Q"]:
-            q = stack[name]
-            sizes.setdefault((q.shape[-1], q.dtype, q.device), []).append((stack, own, name[1:]))
-    for (_, _, device), same in sizes.items():
-        home = "cpu" if device.type == "mps" else device  # MPS has no eigenvectors
-        GG, Q = (torch.cat([stack[name + k] for stack, _, k in same]).to(home) for name in ("GG", "Q"))
-        parts = (x.to(device).split([len(stack["Q" + k]) for stack, _, k in same]) for x in power_iteration(GG, Q))
-        for (stack, own, k), basis, turn, order in zip(same, *parts):
+    sizes: dict[tuple, list[tuple[dict[str, Tensor], str]]] = {}
+    for stack, k in dimensions(stacks):
+        Q = stack["Q" + k]
+        sizes.setdefault((Q.shape[-1], Q.dtype, Q.device), []).append((stack, k))
+    for same in sizes.values():
+        GG, Q = (solvable(torch.cat([stack[name + k] for stack, k in same])) for name in ("GG", "Q"))
+        parts = (x.split([len(stack["Q" + k]) for stack, k in same]) for x in power_iteration(GG, Q))
+        for (stack, k), basis, turn, order in zip(same, *parts):
             stack["Q" + k].copy_(basis)
-            own.update({"turn" + k: turn, "order" + k: order})
-    for stack, own in [(stack, own) for stack, own in new if own]:
+            stack["turn" + k], stack["order" + k] = turn.to(Q.device), order.to(Q.device)
+    for stack in [stack for stack in stacks if stack["exp_avg"].ndim > 2]:
         for name, matrices in (("exp_avg", "turn"), ("exp_avg_sq", "order")):
-            stack[name].copy_(project(stack[name].movedim((-2, -1), (1, 2)), own, matrices))
+            stack[name].copy_(project(stack[name].movedim((-2, -1), (1, 2)), stack, matrices))
+
+
+def dimensions(stacks: list[dict[str, Tensor]]) -> list[tuple[dict[str, Tensor], str]]:
+    """List the dimensions that have a factor: their stack and their number."""
+    return [(stack, name[1:]) for stack in stacks for name in stack if name[0] == "Q"]
+
+
+def solvable(x: Tensor) -> Tensor:
+    """Return a tensor where its eigenvectors can be computed: MPS has none."""
+    return x.cpu() if x.is_mps else x
 
 
 def project(x: Tensor, stack: dict[str, Tensor], matrices: str, beta: float = 1.0) -> Tensor:
@@ -273,12 +291,24 @@ def power_iteration(GG: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     eigenvalues = (Q * product).sum(-2)  # diag(Qᵀ GG Q)
     order = eigenvalues.argsort(dim=-1, descending=True, stable=True).unsqueeze(-2)
     shift = 1000 * torch.finfo(Q.dtype).eps * eigenvalues.amax(-1)[:, None, None]
-    new = torch.linalg.qr((product + shift * Q).take_along_dim(order, -1)).Q
-    new = torch.where(shift > 0, new, Q)  # a factor of 0 turns nothing
-    never = (Q.diagonal(dim1=-2, dim2=-1).abs() == 1).all(-1)  # the identity still: GG was always 0
-    if never.any():
-        new[never] = eigenbasis(GG[never])
+    new = orthonormal((product + shift * Q).take_along_dim(order, -1))
+    new = torch.where(new.isfinite().all((-2, -1), keepdim=True) & (shift > 0), new, Q)  # a factor of 0 turns nothing
     return new, Q.mT @ new, torch.zeros_like(Q).scatter_(-2, order, 1)
+
+
+def orthonormal(x: Tensor) -> Tensor:
+    """Make the columns of [N, d, d] orthonormal from the first to the last: the Q of QR, but for signs.
+
+    By Cholesky twice, in float64 (Yamamoto et al. 2015, CholeskyQR2): on a GPU one call for all N, without waiting,
+    where QR takes one after the other. The square of a condition in float64 would not fit into float64, so QR there.
+    """
+    if x.dtype == torch.float64:
+        return torch.linalg.qr(x).Q
+    y = x.double()
+    for _ in range(2):
+        L = torch.linalg.cholesky_ex(y.mT @ y).L
+        y = torch.linalg.solve_triangular(L, y.mT, upper=False).mT
+    return y.to(x.dtype)
 
 
 def eigenbasis(GG: Tensor) -> Tensor:
