@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ from .device import best_device
 from .model import M
 
 T = TypeVar("T")
+Gradients = Callable[[Tensor], Tensor]  # from a batch to its loss, whose gradients it leaves in the weights
 
 
 class Task(NamedTuple, Generic[M]):
@@ -69,7 +70,7 @@ class Hook:
 
 
 class SingleProcess(Hook):
-    """A training in one process. `scale.parallel.Processes` takes its place under torchrun."""
+    """A training in one process; in its place, `scale.parallel.Processes` under torchrun, `scale.graph` on a GPU."""
 
     rank, size = 0, 1
 
@@ -88,6 +89,12 @@ class SingleProcess(Hook):
     def on_rank0(self, do: Callable[[], T]) -> T:
         """Run `do` on rank 0 and return its result everywhere; its error ends all processes."""
         return do()
+
+    def take_step(self, state: State, gradients: Gradients, x: Tensor) -> None:
+        """Take a step on a batch and record its loss: first, since the optimizer stops at one that is not finite."""
+        state.losses.append(gradients(x))
+        state.optimizer.step()
+        state.optimizer.zero_grad()
 
     def any(self, flag: bool) -> bool:
         return self.mean(torch.tensor(float(flag))).item() > 0
@@ -108,6 +115,16 @@ def fit(
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     state = State(config, task, model, model, optimizer, order, steps_per_epoch)
     hooks = [*hooks, parallel]
+
+    def gradients(x: Tensor) -> Tensor:
+        count = min(config.batch_size, len(images) - len(state.losses) * config.batch_size)
+        with autocast:
+            loss = task.loss(state.replica, x) * parallel.weight(count)
+        loss.backward()
+        if config.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        return parallel.mean(loss.detach())
+
     with ExitStack() as stack:
         for hook in hooks:
             stack.callback(hook.end, state)
@@ -118,15 +135,7 @@ def fit(
             for x in images.batches(config.batch_size, order, len(state.losses), parallel.shard):
                 for group in optimizer.param_groups:
                     group["lr"] = lr(state.step)
-                count = min(config.batch_size, len(images) - len(state.losses) * config.batch_size)
-                with autocast:
-                    loss = task.loss(state.replica, x) * parallel.weight(count)
-                loss.backward()
-                state.losses.append(parallel.mean(loss.detach()))
-                if config.clip:
-                    nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-                optimizer.step()
-                optimizer.zero_grad()
+                parallel.take_step(state, gradients, x)
                 state.step += 1
                 state.seconds = time.perf_counter() - start
                 for hook in hooks:
@@ -151,31 +160,21 @@ def _score(task: Task[M], model: M, test: ImageSet, parallel: SingleProcess) -> 
     return dict(zip(means, parallel.mean(values).tolist()))
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[Tensor]:
-    """Put a model in evaluation mode, each part back in its own at the end; yield a weight, for device and dtype."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield next(model.eval().parameters())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, images: ImageSet, batch_size: int | None = None) -> dict[str, float]:
     """Reconstruct every image and return means over images: {"l1", "l1_01", "psnr", "ssim"}.
 
     l1: on [-1, 1], output not clamped; l1_01: half of that, the scale of [0, 1]; psnr (dB; an exact image counts 100)
-    and ssim: output clamped to [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device and
-    restores its mode; batch_size: by default as many images as have the pixels of 500 of 32×32. Raises ValueError for
-    images smaller than 11 pixels, the window of SSIM.
+    and ssim: output clamped to [-1, 1], not rounded to bytes. Runs in evaluation mode on the model's device;
+    batch_size: by default as many images as have the pixels of 500 of 32×32. Raises ValueError for images smaller than
+    11 pixels, the window of SSIM.
     """
-    scores = []
-    with evaluating(model) as weight:
-        for part in images.images.split(batch_size or eval_batch_size(images)):
-            y = model(x := to_model(part.to(weight.device)).to(weight.dtype))
-            psnr = metrics.psnr(y, x).clamp(max=metrics.MAX_PSNR)
-            scores.append(torch.stack([metrics.l1(y, x), psnr, metrics.ssim(y, x)]))
+    scores, weight, training = [], next(model.parameters()), model.training
+    model.eval()
+    for part in images.images.split(batch_size or eval_batch_size(images)):
+        y = model(x := to_model(part.to(weight.device)).to(weight.dtype))
+        psnr = metrics.psnr(y, x).clamp(max=metrics.MAX_PSNR)
+        scores.append(torch.stack([metrics.l1(y, x), psnr, metrics.ssim(y, x)]))
+    model.train(training)
     l1, psnr, ssim = torch.cat(scores, 1).cpu().double().mean(1).tolist()  # MPS has no float64
     return dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim)

@@ -20,6 +20,7 @@ from .runs.checkpoint import Checkpoint
 from .runs.interrupt import Interrupt
 from .runs.progress import NonFiniteLoss, Progress
 from .runs.record import Record, save_run
+from .scale.graph import Graphs
 from .scale.parallel import processes, rank0_first
 from .scale.stream import WORKERS, stream_images
 
@@ -65,9 +66,12 @@ def run_task(
 ) -> State[M]:
     """Run the loop for a task as `train` does, and save the run with this card, and with more facts in its record."""
     out = out and user_path(out)
-    with processes(config.device) as (parallel, device):
+    with processes(config.device) as (several, device):
+        graphed = device.type == "cuda" and several.size == 1 and config.optimizer == "SOAP"
+        parallel = Graphs() if graphed else several
         if device.type == "cpu":
             keep_memory()
+        torch.backends.cudnn.allow_tf32 = False  # float32 as on a CPU, and for channels this few the faster
         splits = splits or rank0_first(parallel, lambda: images_of(config))
         hooks: list[Hook] = [Interrupt(parallel)]
         checkpoint = Checkpoint(out / "checkpoints", splits, parallel, save_every) if out else None

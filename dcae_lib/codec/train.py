@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..data import ImageSet, Splits, eval_batch_size, to_model, to_uint8
 from ..files import PACKAGE, resource
-from ..loop import State, Task, evaluating
+from ..loop import State, Task
 from ..metrics import MAX_PSNR, psnr
 from ..model import DCAE
 from ..training import Call, Out, run_task
@@ -41,15 +41,17 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
     """Return means over images at six qualities: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}."""
     scores: dict[str, float] = {}
-    with evaluating(model) as weight:
-        for q in SCORED:
-            rows = []
-            for part in images.images.split(eval_batch_size(images)):
-                x = to_model(part.to(weight.device))
-                y, cost = model(x, weight.new_full((len(x),), q))
-                decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
-                rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), decibel]))
-            scores[f"bpp_{q}"], scores[f"psnr_{q}"] = torch.cat(rows, 1).mean(1).tolist()
+    weight, training = next(model.parameters()), model.training
+    model.eval()
+    for q in SCORED:
+        rows = []
+        for part in images.images.split(eval_batch_size(images)):
+            x = to_model(part.to(weight.device))
+            y, cost = model(x, weight.new_full((len(x),), q))
+            decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
+            rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), decibel]))
+        scores[f"bpp_{q}"], scores[f"psnr_{q}"] = torch.cat(rows, 1).mean(1).tolist()
+    model.train(training)
     return scores
 
 

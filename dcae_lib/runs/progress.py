@@ -27,7 +27,7 @@ class Progress(Hook):
     def after_step(self, state: State) -> None:
         if len(state.losses) % CHECK_EVERY and len(state.losses) < state.steps_per_epoch:
             return
-        recent = read_losses(state)[-CHECK_EVERY:]
+        recent = read_losses(state, CHECK_EVERY)
         self.bar.update(state.step - self.bar.n)
         speed = (self.bar.format_dict["rate"] or 0) * state.config.batch_size
         self.bar.set_postfix_str(f"{state.task.name} {sum(recent) / len(recent):.4f}, {speed:,.0f} images/s")
@@ -42,10 +42,11 @@ class Progress(Hook):
         read_losses(state)  # an optimizer that met a bad gradient stopped the run before the next read
 
 
-def read_losses(state: State) -> list[float]:
-    """Return the losses of this epoch, waiting for the device; raise FloatingPointError if one is not finite."""
-    values = torch.stack(state.losses).tolist() if state.losses else []
-    for step, value in enumerate(values, len(state.history) * state.steps_per_epoch + 1):
+def read_losses(state: State, count: int = 0) -> list[float]:
+    """Return the last losses of this epoch, or all, waiting for the device; FloatingPointError if one is not finite."""
+    values = torch.stack(state.losses[-count:]).tolist() if state.losses else []
+    first = len(state.history) * state.steps_per_epoch + len(state.losses) - len(values) + 1
+    for step, value in enumerate(values, first):
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss became {value} at step {step}")
     return values
