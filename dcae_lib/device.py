@@ -15,7 +15,5 @@ def best_device(name: str | None = None) -> torch.device:
     try:
         return torch.zeros(0, device=chosen).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        asked = f"{chosen!r}" if name else f"{chosen!r} of DCAE_DEVICE"
-        raise ValueError(
-            f"device {asked} cannot be used ({str(error).splitlines()[0]}); name another, or none"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {chosen!r} cannot be used ({reason}); name another, or none") from error

@@ -17,7 +17,6 @@ from .device import best_device
 from .model import M
 
 T = TypeVar("T")
-Gradients = Callable[[Tensor], Tensor]  # from a batch to its loss, whose gradients it leaves in the weights
 
 
 class Task(NamedTuple, Generic[M]):
@@ -90,9 +89,9 @@ class SingleProcess(Hook):
         """Run `do` on rank 0 and return its result everywhere; its error ends all processes."""
         return do()
 
-    def take_step(self, state: State, gradients: Gradients, x: Tensor) -> None:
-        """Take a step on a batch and record its loss: first, since the optimizer stops at one that is not finite."""
-        state.losses.append(gradients(x))
+    def take_step(self, state: State, gradients: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        """Take a step on a batch and record its loss; `gradients` returns that, with its gradients in the weights."""
+        state.losses.append(gradients(x))  # first: an optimizer stops the run at a gradient that is not finite
         state.optimizer.step()
         state.optimizer.zero_grad()
 

@@ -117,9 +117,6 @@ def pretrained_files(model: nn.Module, **metadata: str) -> dict[str, bytes]:
 def load_pretrained(kind: type[M], folder: str | Path) -> M:
     """Load a model of this kind, in float32 and evaluation mode, from a folder with the files of `pretrained_files`."""
     folder = user_path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}; save_pretrained(folder) writes it")
     try:
         with torch.device("meta"):  # draws no random numbers
             model = kind(**json.loads((folder / "config.json").read_text()))
@@ -134,15 +131,13 @@ def _check_floats(x: Tensor, channels: int, name: str) -> None:  # reads no valu
         raise ValueError(f"{name} must be floats [B, {channels}, H, W], got {x.dtype} {list(x.shape)}; {HINT}")
 
 
-def _check_config(channels, latent_channels, shortcut, groups, dropout, stage_dropout, up_kernel, **_) -> None:
+def _check_config(channels, latent_channels, shortcut, groups, up_kernel, **_) -> None:
     if len(channels) < 2 or min(channels) < 1 or latent_channels < 1:
         raise ValueError(f"channels must be two or more positive widths, got {channels} (latent {latent_channels})")
     if shortcut not in SHORTCUTS:
         raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
     if groups < 1 or up_kernel not in (2, 3, 4):
         raise ValueError(f"groups must be 1 or more and up_kernel 2, 3 or 4, got {groups} and {up_kernel}")
-    if not all(0 <= rate < 1 for rate in (dropout, stage_dropout or 0.0)):
-        raise ValueError(f"a dropout rate must be in [0, 1), got {dropout} and {stage_dropout}")
     for i, o in pairwise(channels):
         if (shortcut == "pool" and (4 * i % o or o % 4)) or (shortcut == "direct" and 16 * i % o):
             raise ValueError(f'shortcut="{shortcut}" cannot go from {i} to {o} channels; doubling them always works')

@@ -4,7 +4,7 @@ Vyas et al. 2024, arXiv 2409.11321, algorithm 3. A stack of n weights of one sha
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from itertools import groupby
 
 import torch
@@ -24,9 +24,8 @@ class SOAP(torch.optim.Optimizer):
     eps: added to the root of the second moment before its bias is corrected, as in the authors' code.
     max_precondition_dim: larger dimensions get no factor. Read at the first gradient of a weight.
 
-    ValueError for settings that cannot work, TypeError for gradients that are sparse or not real. On a CPU, a gradient
-    that is NaN, infinite or too large to square raises FloatingPointError before anything changes; a GPU would have to
-    wait for the answer, so there the weights become NaN, and with them the next loss.
+    ValueError for settings that cannot work. On a CPU, FloatingPointError for a gradient that is NaN, infinite or too
+    large to square, before anything changes; on a GPU, which would have to wait to know, the weights become NaN.
     """
 
     _live: list = []  # the weights in the bundles, with their groups
@@ -84,8 +83,6 @@ class SOAP(torch.optim.Optimizer):
             return
         kinds: dict[tuple, tuple[dict, list[Tensor]]] = {}
         for group, p in live:
-            if p.grad.layout != torch.strided or not p.is_floating_point():
-                raise TypeError(f"SOAP needs dense real gradients, got {p.grad.layout}, {p.dtype} of {tuple(p.shape)}")
             self.state[p] = self.state[p] or new_state(p, group["max_precondition_dim"])
             kind = (id(group), p.device, p.dtype, int(self.state[p]["step"]))
             kinds.setdefault(kind, (group, []))[1].append(p)
@@ -98,24 +95,18 @@ class SOAP(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over a `state_dict()` in its own precision. ValueError, and no change, if it is not of such weights."""
+        """Take over a `state_dict()` of the same weights, in its own precision. ValueError if it is no SOAP's."""
         for group in state_dict["param_groups"]:
             if "precondition_frequency" not in group:
                 raise ValueError("this is not the state of a SOAP; make the optimizer that it belongs to")
             check(group)
-        weights = [p for group in self.param_groups for p in group["params"]]
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        saved = [(p, state_dict["state"][key]) for p, key in zip(weights, keys) if key in state_dict["state"]]
-        for p, state in saved:
-            fits = new_state(p.to("meta"), math.inf)
-            wrong = [name for name, x in state.items() if name not in fits or x.shape != fits[name].shape]
-            if wrong or not {"step", "exp_avg", "exp_avg_sq"} <= state.keys():
-                raise ValueError(f"this is not the state of these weights: that of shape {tuple(p.shape)} does not fit")
         super().load_state_dict(state_dict)
         self._live = []
-        for p, state in saved:  # the base class casts them to the precision of the weights
-            copies = {name: x.to(p.device, copy=True) for name, x in state.items()}
-            self.state[p] = copies | dict(step=copies["step"].cpu())
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        for p, key in zip([p for group in self.param_groups for p in group["params"]], keys):
+            if key in state_dict["state"]:  # the base class casts it to the precision of the weight
+                state = {name: x.to(p.device, copy=True) for name, x in state_dict["state"][key].items()}
+                self.state[p] = state | dict(step=state["step"].cpu())
 
 
 def check(group: dict) -> None:
@@ -132,7 +123,7 @@ def check(group: dict) -> None:
             raise ValueError(f"{name} must be a whole number, 1 or more, got {group[name]}")
 
 
-def new_state(p: Tensor, max_dim: float) -> dict[str, Tensor]:
+def new_state(p: Tensor, max_dim: int) -> dict[str, Tensor]:
     """Make the state of a weight before its first gradient: moments laid out as `project` leaves x, and no turn."""
     form: dict = dict(device=p.device, dtype=torch.float64 if p.dtype == torch.float64 else torch.float32)
     first, second = (torch.zeros((*p.shape[2:], *p.shape[:2]), **form) for _ in range(2))
@@ -154,6 +145,7 @@ class Bundle:
         flat |= {name: torch.empty_like(flat["exp_avg"]) for name in ("turned", "gradient")}
         self.exp_avg, self.exp_avg_sq, self.turned, self.gradient = flat.values()
         self.size, self.decay = self.gradient.new_ones(()), self.gradient.new_ones(())  # of this step
+        self.each: Callable[[list], Iterable] = iter  # goes through the stacks; in a CUDA graph, in parallel
         self.stacks, end = [], 0
         for (shape, names), same in groupby(self.params, kinds.__getitem__):
             states = [state[p] for p in same]
@@ -169,10 +161,8 @@ class Bundle:
         """Copy the gradients in; on a CPU, see that their squares have a finite sum."""
         torch._foreach_copy_(self.gradients, [p.grad for p in self.params if p.grad is not None])
         if self.gradient.is_cpu and not (self.gradient @ self.gradient).isfinite():
-            broken = [g for g in self.gradients if not (g * g).sum().isfinite()]
-            shapes = " or ".join({str(tuple(g.shape)) for g in broken or self.gradients})  # or: only their sum is
             what = "a gradient held a NaN or an infinity, or was too large to square"
-            raise FloatingPointError(f"{what}, of a weight of shape {shapes}; nothing was changed")
+            raise FloatingPointError(f"{what}; nothing was changed")
 
     def count(self, lr, betas, weight_decay, precondition_frequency, **_) -> bool:
         """Count a step. The first gradient makes the bases, and moves nothing."""
@@ -187,7 +177,7 @@ class Bundle:
     def move(self, betas, shampoo_beta, eps, **_) -> None:
         """Take an Adam step along the axes of the eigenbases, turned back, and decay the weights."""
         beta1, beta2 = betas
-        for stack in side_by_side(self.stacks):
+        for stack in self.each(self.stacks):
             beta = beta2 if shampoo_beta is None else shampoo_beta
             stack["turned"].copy_(project(stack["gradient"], stack, "Q", beta))
         if self.first:
@@ -197,25 +187,11 @@ class Bundle:
         self.exp_avg.lerp_(self.turned, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(self.turned, self.turned, value=1 - beta2)
         torch.div(self.exp_avg, self.exp_avg_sq.sqrt().add_(eps), out=self.turned)
-        for stack in side_by_side(self.stacks):
+        for stack in self.each(self.stacks):
             stack["gradient"].copy_(restore(stack["turned"], stack))  # now it holds the update
         self.gradient.mul_(self.size)
         torch._foreach_sub_(self.params, self.gradients)
         torch._foreach_mul_(self.params, self.decay)
-
-
-def side_by_side(stacks: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Yield the stacks; in a CUDA graph, what is done with each is a branch of its own: none of them fills the GPU."""
-    if not stacks[0]["gradient"].is_cuda or not torch.cuda.is_current_stream_capturing():
-        yield from stacks
-        return
-    trunk, branches = torch.cuda.current_stream(), [torch.cuda.Stream() for _ in stacks]
-    for stack, branch in zip(stacks, branches):
-        branch.wait_stream(trunk)
-        with torch.cuda.stream(branch):
-            yield stack
-    for branch in branches:
-        trunk.wait_stream(branch)
 
 
 def refresh(stacks: list[dict[str, Tensor]]) -> None:
