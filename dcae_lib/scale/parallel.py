@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -58,6 +59,7 @@ class Processes(SingleProcess):
         return message[0]
 
     def start(self, state: State) -> None:
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # those of 1×1 kernels, channels last
         state.replica = DistributedDataParallel(state.model, gradient_as_bucket_view=True)
         # DDP reorders its gradients after the first backward pass, and their order decides how sums are rounded: take
         # that pass before the first step, so that a resumed run rounds like one that was never stopped.

@@ -1,0 +1,100 @@
+"""Steps as CUDA graphs: what is captured and replayed, by a capture that only calls again. Its speed needs a GPU."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from several import CONFIG, PICTURES, equal, l1_task
+
+from dcae_lib import training
+from dcae_lib.loop import SingleProcess, fit
+from dcae_lib.scale import graph
+from dcae_lib.scale.graph import Graphs, side_by_side
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Captures, each a list of the batches that it was replayed with."""
+    found = []
+
+    def capture(run):
+        loss, batches = torch.zeros(()), []
+        found.append(batches)
+        return lambda: batches.append(loss.copy_(run())), loss
+
+    monkeypatch.setattr(graph, "capture", capture)
+    monkeypatch.setattr(graph, "side_by_side", iter)
+    return found
+
+
+def test_replayed_steps_are_those_of_the_plain_loop(captured):
+    config = replace(CONFIG, epochs=4, clip=None, optimizer_args=dict(precondition_frequency=3))
+    task = l1_task(config)
+    plain, graphed = fit(task, config, PICTURES), fit(task, config, PICTURES, parallel=Graphs())
+    assert equal(plain, graphed) and len(graphed.history) == 4
+    assert len(captured) == 2  # with a refresh and without
+    short = len(PICTURES.train) % config.batch_size > 0  # a batch at the end of each epoch that is no replay
+    steps = config.epochs * graphed.steps_per_epoch
+    first = 4  # up to the first refresh after that which makes the bases
+    assert sum(map(len, captured)) == steps - first - short * (config.epochs - first // graphed.steps_per_epoch)
+
+
+def test_a_resumed_run_is_launched_kernel_by_kernel_up_to_a_refresh(captured):
+    config = replace(CONFIG, clip=None, optimizer_args=dict(precondition_frequency=2))
+    state = fit(l1_task(config), config, PICTURES)
+    graphs = Graphs()
+    x = next(PICTURES.train.batches(config.batch_size))
+    for _ in range(3):
+        graphs.take_step(state, lambda x: state.task.loss(state.model, x).detach(), x)
+    assert not captured
+
+
+def test_stacks_are_branches_of_the_graph(monkeypatch):
+    log = []
+
+    class Stream:
+        def __init__(self, name=None):
+            self.name = name or f"branch {sum('new' in entry for entry in log) + 1}"
+            log.append(f"new {self.name}")
+
+        def wait_stream(self, other):
+            log.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def on(stream):
+        log.append(f"in {stream.name}")
+        yield
+
+    trunk = Stream("trunk")
+    log.clear()
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: trunk)
+    log.extend(f"stack {stack}" for stack in side_by_side([1, 2]))
+    each = [[f"branch {k} waits for trunk", f"in branch {k}", f"stack {k}"] for k in (1, 2)]
+    ends = [f"trunk waits for branch {k}" for k in (1, 2)]
+    assert log == ["new branch 1", "new branch 2", *each[0], *each[1], *ends]
+
+
+@pytest.mark.parametrize(
+    "device, size, optimizer, graphed",
+    [("cuda", 1, "SOAP", True), ("cpu", 1, "SOAP", False), ("cuda", 2, "SOAP", False), ("cuda", 1, "AdamW", False)],
+)
+def test_graphs_are_used_on_a_gpu_by_one_process_with_soap(device, size, optimizer, graphed, monkeypatch):
+    class Several(SingleProcess):
+        pass
+
+    @contextmanager
+    def processes(name):
+        several = Several()
+        several.size = size
+        yield several, torch.device(device)
+
+    def start(task, config, splits, hooks, parallel, device):
+        raise InterruptedError(type(parallel).__name__)
+
+    monkeypatch.setattr(training, "processes", processes)
+    monkeypatch.setattr(training, "fit", start)
+    with pytest.raises(InterruptedError, match="Graphs" if graphed else "Several"):
+        training.train(replace(CONFIG, optimizer=optimizer, optimizer_args={}), splits=PICTURES)
