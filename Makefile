@@ -73,7 +73,7 @@ nightly: $(READY)  ## what takes too long for every change: 100,000 damaged stre
 
 bench: $(READY)  ## measure speeds (downloads CIFAR-10), and write results/bench/*.json
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
-	for name in soap train photos codec explore stream distributed; do $(BIN)/python bench/$$name.py || exit 1; done
+	for name in soap train step photos codec explore stream distributed; do $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:           ## remove quick results and caches; keeps .venv and downloaded data
 	rm -rf results/quick .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

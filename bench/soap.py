@@ -21,6 +21,7 @@ def implementations(frequency: int) -> dict[str, Callable]:
     """Return {name: a function of parameters}, all with the same settings, and otherwise each with its defaults."""
     made = {
         "torch AdamW": partial(torch.optim.AdamW, lr=1e-3),
+        "torch AdamW, fused": partial(torch.optim.AdamW, lr=1e-3, fused=True),
         "ours": partial(SOAP, lr=1e-3, precondition_frequency=frequency),
         "pytorch_optimizer": partial(PytorchOptimizerSOAP, lr=1e-3, precondition_frequency=frequency),
     }

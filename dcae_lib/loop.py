@@ -144,19 +144,14 @@ def fit(
             train_loss = torch.stack(state.losses).cpu().double().mean().item()  # waits for the device
             seconds = time.perf_counter() - start
             speed = dict(seconds=seconds, images_per_second=len(images) / seconds)
-            scores = {f"train_{task.name}": train_loss, **_score(task, model, test, parallel)}
+            means = task.score(model, replace(test, images=parallel.shard(test.images), labels=None))
+            values = torch.tensor(list(means.values()), dtype=torch.float64) * parallel.weight(len(test))
+            scores = {f"train_{task.name}": train_loss, **dict(zip(means, parallel.mean(values).tolist()))}
             state.history.append(dict(epoch=len(state.history) + 1, **scores, **speed))
             state.losses, state.seconds = [], 0.0
             for hook in hooks:
                 hook.after_epoch(state)
     return state
-
-
-def _score(task: Task[M], model: M, test: ImageSet, parallel: SingleProcess) -> dict[str, float]:
-    """Score a model on the test images, each process on its part of them."""
-    means = task.score(model, replace(test, images=parallel.shard(test.images), labels=None))
-    values = torch.tensor(list(means.values()), dtype=torch.float64) * parallel.weight(len(test))
-    return dict(zip(means, parallel.mean(values).tolist()))
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
 from .files import plain, resource, user_path, write_whole
 
 M = TypeVar("M", bound=nn.Module)
-HINT = "x[None] makes a batch of one, dcae_lib.to_model(x) scales uint8 pixels to [-1, 1]"
 
 
 class Encoder(nn.Sequential):
@@ -128,7 +127,8 @@ def load_pretrained(kind: type[M], folder: str | Path) -> M:
 
 def _check_floats(x: Tensor, channels: int, name: str) -> None:  # reads no values: that would wait for the GPU
     if x.ndim != 4 or x.shape[1] != channels or not x.is_floating_point():
-        raise ValueError(f"{name} must be floats [B, {channels}, H, W], got {x.dtype} {list(x.shape)}; {HINT}")
+        hint = "x[None] makes a batch of one, dcae_lib.to_model(x) scales uint8 pixels to [-1, 1]"
+        raise ValueError(f"{name} must be floats [B, {channels}, H, W], got {x.dtype} {list(x.shape)}; {hint}")
 
 
 def _check_config(channels, latent_channels, shortcut, groups, up_kernel, **_) -> None:

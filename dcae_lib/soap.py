@@ -181,8 +181,9 @@ class Bundle:
             beta = beta2 if shampoo_beta is None else shampoo_beta
             stack["turned"].copy_(project(stack["gradient"], stack, "Q", beta))
         if self.first:
-            for stack, k in dimensions(self.stacks):
-                stack["Q" + k].copy_(eigenbasis(solvable(stack["GG" + k])))
+            for stack in self.stacks:
+                for k in [name[1:] for name in stack if name[0] == "Q"]:
+                    stack["Q" + k].copy_(eigenbasis(solvable(stack["GG" + k])))
             return
         self.exp_avg.lerp_(self.turned, 1 - beta1)
         self.exp_avg_sq.mul_(beta2).addcmul_(self.turned, self.turned, value=1 - beta2)
@@ -197,23 +198,18 @@ class Bundle:
 def refresh(stacks: list[dict[str, Tensor]]) -> None:
     """Turn the bases of all stacks after their factors, those of one size in one call, and the moments with them."""
     sizes: dict[tuple, list[tuple[dict[str, Tensor], str]]] = {}
-    for stack, k in dimensions(stacks):
-        Q = stack["Q" + k]
-        sizes.setdefault((Q.shape[-1], Q.dtype, Q.device), []).append((stack, k))
-    for same in sizes.values():
+    for stack in stacks:
+        for name, Q in [(name, Q) for name, Q in stack.items() if name[0] == "Q"]:
+            sizes.setdefault((Q.shape[-1], Q.dtype, Q.device), []).append((stack, name[1:]))
+    for (_, _, device), same in sizes.items():
         GG, Q = (solvable(torch.cat([stack[name + k] for stack, k in same])) for name in ("GG", "Q"))
         parts = (x.split([len(stack["Q" + k]) for stack, k in same]) for x in power_iteration(GG, Q))
         for (stack, k), basis, turn, order in zip(same, *parts):
             stack["Q" + k].copy_(basis)
-            stack["turn" + k], stack["order" + k] = turn.to(Q.device), order.to(Q.device)
+            stack["turn" + k], stack["order" + k] = turn.to(device), order.to(device)
     for stack in [stack for stack in stacks if stack["exp_avg"].ndim > 2]:
         for name, matrices in (("exp_avg", "turn"), ("exp_avg_sq", "order")):
             stack[name].copy_(project(stack[name].movedim((-2, -1), (1, 2)), stack, matrices))
-
-
-def dimensions(stacks: list[dict[str, Tensor]]) -> list[tuple[dict[str, Tensor], str]]:
-    """List the dimensions that have a factor: their stack and their number."""
-    return [(stack, name[1:]) for stack in stacks for name in stack if name[0] == "Q"]
 
 
 def solvable(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Write the README's tables and the model cards from the files under results/: `python tools/results_page.py`."""
+"""Write the tables of both READMEs and the model cards from files in results/: `python tools/results_page.py`."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import nbformat
-from address import home_and_ref, rewritten
+from address import PLACES, home_and_ref, rewritten
 
 from dcae_lib.course import DOCUMENT_L1, measured, recorded_runs
 from dcae_lib.files import PACKAGE, resource
@@ -171,22 +171,106 @@ and little in the end."""
 
 
 def speed() -> str:
-    """Return the speed of training compared with the loop that most people write first."""
-    record = measured("train")
-    names = {"reader, threads: 1": "a plain loop, 1 thread", "reader, threads: 2": "a plain loop, 2 threads"}
-    names["reader, keeping memory"] = f"a plain loop, freed memory kept, {record['threads']} threads"
-    rows = []
-    for loop, speed, times in (row.values() for row in record["rows"]):
-        rows.append((names.get(loop, f"{loop}, {record['threads']} threads"), f"{speed:,}", f"{times:.2f}×"))
-    return f"""{table(("training, images per second", "", ""), rows)}
+    """Return in words how fast training is, on a processor and on a GPU."""
+    times = {row["loop"]: row for row in measured("train")["rows"]}["ours, float32"]
+    record = measured("gpu")
+    whole, plain = record["40 epochs, float32"], record["the plain loop"]["images_per_second"]
+    gpu = record["float32"]["images_per_second"] / plain
+    return f"""On two cores, training is {times["times_reader"]:.1f} times as fast as the loop that one would write \
+first, and an epoch with its evaluation {times["epoch_times_reader"]:.1f} times. On a GPU it runs as CUDA graphs, \
+{gpu:.0f} times as fast as that loop: {whole["epochs"]} epochs of CIFAR-10 with their evaluation took \
+{whole["seconds"]:.0f} s on one {record["hardware"].split(",")[0]}. [All measurements](results/README.md)."""
 
-In turns, in one run, batch {record["batch"]}; {record["hardware"]}, {record["cores"]} cores."""
+
+LOOPS = {
+    "reader, threads: 1": "plain loop, 1 thread",
+    "reader, threads: 2": "plain loop, 2 threads",
+    "reader, keeping memory": "plain loop, freed memory kept",
+    "ours, float32": "`train`",
+    "ours, float32, channels first": "`train` without channels last",
+    "ours, float32, memory given back": "`train` without keeping freed memory",
+    "ours, bfloat16": "`train` in bfloat16",
+}
+
+
+def training() -> str:
+    """Return the speed of training and evaluation compared with the plain loop."""
+    record = measured("train")
+    head = ("", "images/s", "× plain", "evaluated/s", "an epoch with its evaluation, s", "× plain")
+    rows = []
+    for row in record["rows"]:
+        counts = f"{row['images_per_second']:,}", f"{row['times_reader']:.2f}", f"{row['evaluated_per_second']:,}"
+        rows.append((LOOPS[row["loop"]], *counts, f"{row['epoch_seconds']:.0f}", f"{row['epoch_times_reader']:.2f}"))
+    return f"""{table(head, rows)}
+
+Medians of {record["rounds"]} rounds, batch {record["batch"]}; {record["threads"]} threads unless the row says \
+otherwise, {record["hardware"]}. *Channels last*: the channels of a pixel lie side by side in memory, as convolutions \
+read them. *Freed memory kept*: the C library does not give it back to the system after every step."""
+
+
+def step() -> str:
+    """Return where a step's time goes, and its floor."""
+    record = measured("step")
+    names = ("convolutions", "norms", "activations", "shortcuts", "SOAP", "rest", "step", "one_image", "floor")
+    words = dict(step="**whole step**", one_image="*with one image in the batch*", floor="**floor**")
+    rows = [(words.get(name, name), *(f"{row[name]:.1f}" for row in record["rows"])) for name in names]
+    precisions = [row["precision"] for row in record["rows"]]
+    bounds = "; ".join(
+        f"{row['precision']}: {row['fastest_gflop_per_s']:.0f} GFLOP/s, {row['activations_MB']:.0f} MB of activations "
+        f"at {row['copy_GB_per_s']:.0f} GB/s, the step is at {row['share']:.0%} of its floor's speed"
+        for row in record["rows"]
+    )
+    return f"""{table(("ms, batch 32", *precisions), rows)}
+
+The floor is what this core could do: the {record["rows"][0]["gflop"]:.2f} GFLOP of the convolutions at the rate of \
+the fastest of them, and every activation written and read once on the way forward and once on the way back, as fast \
+as memory is copied ({bounds}). CPU time, medians of {record["rounds"]} rounds, one thread; {record["hardware"]}."""
+
+
+def card() -> str:
+    """Return what was measured on a GPU."""
+    record = measured("gpu")
+    plain, nccl = record["the plain loop"]["images_per_second"], record["one process with NCCL"]["images_per_second"]
+    names = dict.fromkeys(("kernel by kernel", "float32", "TF32 in convolutions", "TF32", "bfloat16"), 32)
+    names |= {"float32, compiled": 32, "float32, batch 64": 64, "float32, batch 128": 128}
+    rows = [("plain loop, kernel by kernel", 32, f"{plain:,}", "", "1.0")]
+    for name, batch in names.items():
+        row = record[name]
+        speeds = (
+            f"{row['images_per_second']:,}",
+            f"{row['milliseconds']:.2f}",
+            f"{row['images_per_second'] / plain:.1f}",
+        )
+        rows.append((name.split(", batch")[0] if name == "kernel by kernel" else f"graphs, {name}", batch, *speeds))
+    runs = {name: record[f"40 epochs, {name}"] for name in ("float32", "float32, batch 64")}
+    whole = [
+        (f"graphs, {name}", f"{run['seconds']:.0f} s", f"{run['training']:.0f} s", f"{run['psnr']:.2f} dB")
+        for name, run in runs.items()
+    ]
+    optimizers = ", ".join(f"{name} {ms:.1f} ms" for name, ms in record["optimizers"].items())
+    parts = [(name, part) for name, part in record["parts"].items() if isinstance(part, dict)]
+    kernels = ", ".join(f"{name} {part['milliseconds']:.2f} ms in {part['kernels']} kernels" for name, part in parts)
+    evaluated = ", ".join(f"{seconds:.2f} s {count}" for count, seconds in record["evaluation"].items())
+    return f"""{table(("", "batch", "images/s", "ms a step", "× plain"), rows)}
+
+{table(("40 epochs of CIFAR-10, evaluated after each", "all", "training", "test PSNR"), whole)}
+
+{record["hardware"]}, torch {record["versions"]["torch"]}. TF32 and bfloat16 gain nothing here: a step moves \
+{record["parts"]["share_of_bandwidth"]:.0%} of what the memory could in its time; what counts is how many kernels \
+there are. In a graph: {kernels}. Kernel by kernel, a step of each optimizer: {optimizers}. Evaluating 10,000 images \
+takes {evaluated}. Under DDP with NCCL, one process, kernel by kernel: {nccl:,} images/s. With batches of 64 the \
+learning rate is 0.028, the betas 0.9 and 0.95, and bases are refreshed every 5 steps."""
 
 
 def soap() -> str:
     """Return the time of a step of SOAP in steps of AdamW."""
     record = measured("soap")
-    names = {"ours": "`dcae_lib.SOAP`", "pytorch_optimizer": "pytorch_optimizer", "heavyball": "heavyball, compiled"}
+    names = {
+        "torch AdamW, fused": "AdamW, fused",
+        "ours": "`dcae_lib.SOAP`",
+        "pytorch_optimizer": "pytorch_optimizer",
+        "heavyball": "heavyball, compiled",
+    }
     times = {(row["model"], row["frequency"], row["implementation"]): row["times_adamw"] for row in record["rows"]}
     kinds = dict.fromkeys(key[:2] for key in times)
     head = [f"{model}, basis refreshed every {'step' if k == 1 else f'{k} steps'}" for model, k in kinds]
@@ -259,13 +343,19 @@ choosing the file to seeing the result. Medians of {record["rounds"]} rounds, of
 ({record["processor"]}). A picture takes {png:.1f} ms to draw; as a matplotlib figure it would take {figure:.0f}."""
 
 
-def written(text: str) -> str:
-    """Return the README with everything between its markers written anew."""
-    for section in (picture, course, scale, results, choices, speed, photos, codec, codec_speed, explorers, soap):
+SECTIONS = (picture, course, scale, results, choices, speed, photos, codec, codec_speed, explorers)
+SECTIONS += (training, step, card, soap)
+PAGES = ("README.md", "results/README.md")
+
+
+def written(page: str) -> str:
+    """Return a page with everything between its markers written anew."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for section in SECTIONS:
         name, lines = section.__name__, section()
         marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         text = re.sub(marked, lambda m, lines=lines: f"{m[1]}{lines}\n{m[2]}", text, flags=re.S)
-    return rewritten("README.md", text, *(home_and_ref() or (None,)))
+    return rewritten(page, text, *(home_and_ref() or (None,))) if page in PLACES else text
 
 
 def cards() -> dict[Path, bytes]:
@@ -277,5 +367,5 @@ def cards() -> dict[Path, bytes]:
 if __name__ == "__main__":
     for path, card in cards().items():
         path.write_bytes(card)
-    path = ROOT / "README.md"
-    path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        (ROOT / page).write_text(written(page), encoding="utf-8")

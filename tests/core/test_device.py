@@ -7,11 +7,9 @@ from dcae_lib.device import best_device
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99"])
-def test_unusable_device_is_refused_with_its_source(name, monkeypatch):
+def test_unusable_device_is_refused(name, monkeypatch):
     monkeypatch.setenv("DCAE_DEVICE", name)
-    with pytest.raises(
-        ValueError, match=rf"device '{name}' of DCAE_DEVICE cannot be used \(.+\); name another, or none"
-    ):
+    with pytest.raises(ValueError, match=rf"device '{name}' cannot be used \(.+\); name another, or none"):
         best_device()
     with pytest.raises(ValueError, match=f"device '{name}' cannot be used"):
         best_device(name)

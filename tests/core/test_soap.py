@@ -260,24 +260,21 @@ def test_a_state_without_room_for_a_factor_loads():
     other.load_state_dict(optimizer.state_dict())  # no computer has room for one of 8,000,000²
 
 
-DAMAGE = dict(
-    incomplete=lambda state: state["state"][1].pop("exp_avg_sq"),
-    factor=lambda state: state["state"][0].update(GG0=torch.zeros(5, 5)),
-    more=lambda state: state["state"][0].update(GG2=torch.zeros(4, 4)),
-    settings=lambda state: state["param_groups"][0].update(lr=-1.0),
-)
-OTHERS = dict(AdamW=torch.optim.AdamW, PeerSOAP=PeerSOAP)
-OTHER_SHAPES = dict(matrix=[(5, 4), (5,)], flat=[(16,), (5,)], vector=[(4, 4), (4,)], fewer=[(4, 4)])
+FOREIGN = {
+    "AdamW": (torch.optim.AdamW, [(4, 4), (5,)], {}),
+    "fewer weights": (SOAP, [(4, 4)], {}),
+    "settings": (SOAP, [(4, 4), (5,)], dict(lr=-1.0)),
+}
 
 
-@pytest.mark.parametrize("kind", [*OTHERS, *OTHER_SHAPES, *DAMAGE])
+@pytest.mark.parametrize("kind", FOREIGN)
 def test_a_foreign_state_is_refused_and_changes_nothing(kind):
-    shapes = [(4, 4), (5,)]
-    foreign = new(OTHER_SHAPES.get(kind, shapes), OTHERS.get(kind, SOAP))
-    play(foreign, noise([p.shape for p in weights(foreign)], 3))
+    optimizer_class, shapes, settings = FOREIGN[kind]
+    foreign, gradients = new(shapes, optimizer_class), noise([(4, 4), (5,)], 20)
+    play(foreign, noise(shapes, 3))
     state = foreign.state_dict()
-    DAMAGE.get(kind, id)(state)
-    optimizer, gradients = new(shapes), noise(shapes, 20)
+    state["param_groups"][0].update(settings)
+    optimizer = new([(4, 4), (5,)])
     play(optimizer, gradients[:5])
     twin, before = copy.deepcopy(optimizer), snapshot(optimizer)
     with pytest.raises(ValueError, match=r"not the state of|lr must be|doesn't match the size"):
@@ -356,12 +353,10 @@ def test_a_gradient_not_finite_raises_before_anything_changes(value, step):
     gradients = noise(shapes, 25, dtype=torch.float32)
     play(optimizer, gradients[:step]), play(twin, gradients[:step])
     before = snapshot(optimizer)
-    with pytest.raises(FloatingPointError, match=r"a NaN or .* of shape \(5, 3\); nothing was changed"):
+    with pytest.raises(FloatingPointError, match="a NaN or .* too large to square; nothing was changed"):
         play(optimizer, [spoilt(gradients[step], value, 2)])
     assert all(map(torch.equal, before[0], weights(optimizer)))
     assert step == 0 or same(before, snapshot(optimizer))  # before the first step there is no state to compare
-    with pytest.raises(FloatingPointError, match=r"of shape (\(6, 6\) or \(4,\)|\(4,\) or \(6, 6\));"):
-        play(optimizer, [spoilt(gradients[step], value, 0, 1)])
     assert distance(play(optimizer, gradients[step:]), play(twin, gradients[step:])) == 0
 
 
@@ -371,7 +366,7 @@ def test_only_gradients_too_large_to_square_are_refused(dtype, large):
     start = snapshot(optimizer)[0]
     play(optimizer, [[large * g for g in row] for row in noise([(3, 3)] * 4, 5, dtype=dtype)])
     assert all(0 < (p - w).abs().max() < 0.1 for p, w in zip(weights(optimizer), start))
-    with pytest.raises(FloatingPointError, match=r"too large to square, of a weight of shape \(3, 3\)"):
+    with pytest.raises(FloatingPointError, match="too large to square"):
         play(optimizer, [[torch.full((3, 3), 0.3 * torch.finfo(dtype).max ** 0.5, dtype=dtype)] * 4])  # their sum is
 
 
@@ -399,18 +394,6 @@ def test_settings_that_cannot_work_are_refused(changes, message):
         optimizer.add_param_group(dict(params=[nn.Parameter(torch.zeros(2, 2))], **changes))
     assert same(before, snapshot(optimizer)) and len(optimizer.param_groups) == 1
     assert distance(play(optimizer, noise([(4, 4)], 9)), play(twin, noise([(4, 4)], 9))) == 0
-
-
-def test_sparse_and_complex_gradients_are_refused_and_nothing_moves():
-    optimizer = new([(4, 4), (5, 3)])
-    ((first, second),) = noise([(4, 4), (5, 3)], 1)
-    before = snapshot(optimizer)[0]
-    with pytest.raises(TypeError, match=r"dense real gradients, got torch.sparse_coo, torch.float64 of \(5, 3\)"):
-        play(optimizer, [[first, second.to_sparse()]])
-    optimizer.add_param_group(dict(params=[nn.Parameter(torch.ones(2, 3, dtype=torch.complex64))]))
-    with pytest.raises(TypeError, match=r"torch.complex64 of \(2, 3\)"):
-        play(optimizer, [[first, second, torch.ones(2, 3, dtype=torch.complex64)]])
-    assert all(map(torch.equal, before, weights(optimizer)))
 
 
 ODD = [(), (1,), (1, 1), (1, 5), (5, 1), (0,), (3, 0, 2), (4, 1, 3, 3), (1, 4, 3, 3), (1, 5, 3)]

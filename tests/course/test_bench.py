@@ -92,7 +92,8 @@ def test_a_step_of_soap_is_compared_with_adamw(tmp_path, monkeypatch):
     monkeypatch.setattr(soap, "find_spec", lambda name: None)  # heavyball compiles for a minute
     rows = run(soap, tmp_path / "soap.json", "--rounds", "1", "--models", "DCAE")["rows"]
     times = {(row["frequency"], row["implementation"]): row["milliseconds"] for row in rows}
-    assert set(times) == {(k, name) for k in (10, 1) for name in ("torch AdamW", "ours", "pytorch_optimizer")}
+    names = ("torch AdamW", "torch AdamW, fused", "ours", "pytorch_optimizer")
+    assert set(times) == {(k, name) for k in (10, 1) for name in names}
     for row in (row for row in rows if row["implementation"] == "ours"):
         k = row["frequency"]
         assert row["times_adamw"] == pytest.approx(times[k, "ours"] / times[k, "torch AdamW"], abs=0.01)
@@ -135,7 +136,7 @@ def test_recorded_soap_keeps_its_bars():
     record = measured("soap")
     rows = {(row["model"], row["frequency"], row["implementation"]): row for row in record["rows"]}
     assert record["threads"] == 1
-    for frequency, bar in ((10, 2.0), (1, 3.8)):
+    for frequency, bar in ((10, 1.5), (1, 3.8)):
         assert rows["DCAE", frequency, "ours"]["times_adamw"] <= bar
         assert rows["DCAE", frequency, "pytorch_optimizer"]["times_ours"] >= 2.0
         assert rows["DCAE", frequency, "heavyball"]["times_ours"] >= 2.0

@@ -33,7 +33,8 @@ def test_a_stored_notebook_has_the_common_form(path):
         assert len(output.get("data", {}).get("image/png", "")) < 150_000  # base64 of 110 KB
 
 
-def test_readme_and_model_cards_show_the_recorded_results():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert results_page.written(text) == text, "run `python tools/results_page.py`"
+def test_pages_and_model_cards_show_the_recorded_results():
+    for page in results_page.PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert results_page.written(page) == text, "run `python tools/results_page.py`"
     assert results_page.cards() == {path: path.read_bytes() for path in results_page.cards()}
