@@ -108,7 +108,7 @@ def report(state: State, out: str) -> int:
         print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
     elif RANK0:
         scores = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
-        command.show_line(f"{out}: {scores}", sys.stdout)
+        print(f"{out}: {scores}")
     return 130 if state.stop else 0
 
 
@@ -134,7 +134,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 
 def run_verify(options: argparse.Namespace) -> int:
-    command.show_line(table(verify(user_path(options.folder), options.device)), sys.stdout)
+    print(table(verify(user_path(options.folder), options.device)))
     return 0
 
 
