@@ -1,11 +1,10 @@
 """Picture files: found in a folder, opened upright and in sRGB."""
 
-import hashlib
 import io
 import os
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,37 +56,27 @@ def image_files(folder: Path) -> Iterator[tuple[str, int]]:
         raise DataError(f"{error.filename} cannot be read ({error.strerror}); repair or remove it") from error
 
 
-def warn_of_twins(pictures: Iterable[tuple[str, bytes]]) -> None:
-    """Warn of pictures, given by name and content, that occur twice: one may be a test image."""
-    first: dict[bytes, str] = {}
-    named = ((name, first.setdefault(hashlib.sha256(content).digest(), name)) for name, content in pictures)
-    twins = [f"{name} is the same picture as {before}" for name, before in named if name != before]
-    if twins:
-        more = f"; {len(twins) - 3} more" if len(twins) > 3 else ""
-        warnings.warn(f"{'; '.join(twins[:3])}{more}: one may be trained on and the other tested", stacklevel=3)
-
-
-def read_picture(source: Source, name: str | None = None, background: str | None = "white") -> Tensor:
+def read_picture(source: Source, name: str | None = None) -> Tensor:
     """Read what `open_picture` opens as uint8 [3, H, W]."""
-    return pil_to_tensor(open_picture(source, name, background))
+    return pil_to_tensor(open_picture(source, name))
 
 
-def open_picture(source: Source, name: str | None = None, background: str | None = "white") -> Image.Image:
+def open_picture(source: Source, name: str | None = None) -> Image.Image:
     """Open a file, or take a Pillow image, upright as its EXIF orientation says, in RGB with sRGB's colours.
 
-    Transparent pixels get the background; of several pages or frames one is taken, with a warning; colours of 16
-    bits lose the lower 8. Raises DataError, one line that begins with the name, for what cannot be read, greys of more
-    than 8 bits, more than MAX_PIXELS pixels, and transparent pixels without a background.
+    Transparent pixels are put on white; of several pages or frames one is taken, with a warning; colours of 16 bits
+    lose the lower 8. Raises DataError, one line that begins with the name, for what cannot be read, greys of more than
+    8 bits and more than MAX_PIXELS pixels.
     """
     name = " ".join((name or str(source)).split())
     try:
         if isinstance(source, Image.Image):
-            return _in_srgb(_upright(source, name), name, background)
+            return _in_srgb(_upright(source, name), name)
         file = user_path(source) if isinstance(source, str | Path) else source
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image: Image.Image = Image.open(file, formats=FORMATS)
         with image:
-            return _in_srgb(_upright(image, name), name, background)
+            return _in_srgb(_upright(image, name), name)
     except DataError:
         raise
     except FileNotFoundError as error:
@@ -109,20 +98,16 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-def _in_srgb(image: Image.Image, name: str, background: str | None) -> Image.Image:
+def _in_srgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # Pillow would clip these to white or black
         raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
     profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] == 255:  # opaque everywhere
-            image = image.convert("RGB")
-        elif background is None:
-            raise DataError(f"{name} is transparent, and has no background yet; name a colour for it")
     if profile:
         image = _converted(image, profile, name)
     if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
