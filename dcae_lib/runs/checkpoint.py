@@ -5,6 +5,7 @@ import json
 import re
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")  # the step, and the sta
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written; the message says why, and what is still there."""
+    """A checkpoint could not be written; the message says why, and what to do."""
 
 
 class Checkpoint(Hook):
@@ -79,10 +80,9 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record:
         for old in checkpoints(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
-        kept = ", ".join(old.name for old in checkpoints(folder)) or "none"
         raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Checkpoints "
-            f"there: {kept}. Free some space or choose another folder; the same training resumes from the last one"
+            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Free some "
+            f"space or choose another folder; the same training resumes from its last checkpoint"
         ) from error
     return path
 
@@ -140,12 +140,14 @@ def pack(state: State, order: Tensor) -> dict[str, Tensor]:
 
 def restore(state: State, tensors: dict[str, Tensor], record: dict) -> None:
     """Put back what `pack` gathered, and the run's progress."""
-    state.model.load_state_dict(_below("model/", tensors))
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below("optimizer/", tensors).items():
-        i, key = name.split("/", 1)
-        values.setdefault(int(i), {})[key] = value
-    state.optimizer.load_state_dict(dict(state=values, param_groups=state.optimizer.state_dict()["param_groups"]))
+    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        group, _, key = name.rpartition("/")
+        groups[group][key] = value
+    state.model.load_state_dict(groups["model"])
+    settings = state.optimizer.state_dict()["param_groups"]
+    values = {i: groups[f"optimizer/{i}"] for group in settings for i in group["params"] if f"optimizer/{i}" in groups}
+    state.optimizer.load_state_dict(dict(state=values, param_groups=settings))
     state.order.set_state(tensors["order"])
     torch.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and state.device.type == "cuda":
@@ -153,7 +155,3 @@ def restore(state: State, tensors: dict[str, Tensor], record: dict) -> None:
     state.history, state.sessions, state.seconds = record["history"], record["sessions"], record["seconds"]
     state.losses = list(torch.tensor(record["losses"], device=state.device).unbind())
     state.step = len(state.history) * state.steps_per_epoch + len(state.losses)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
