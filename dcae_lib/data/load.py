@@ -46,7 +46,7 @@ def _load_sample() -> Splits:
 def _load_folder(folder: Path, size: int | tuple[int, int] | None) -> Splits:
     if not folder.is_dir():
         raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
-    paths = sorted(Path(path) for path, _ in image_files(folder))
+    paths = sorted(folder / name for name, _ in image_files(folder))
     if len(paths) < 2:
         raise DataError(f"{folder} holds fewer than two images ({', '.join(EXTENSIONS)}): to train on and to test")
     images = []

@@ -1,7 +1,6 @@
 """Picture files: found in a folder, opened upright and in sRGB."""
 
 import io
-import os
 import struct
 import warnings
 from collections.abc import Iterator
@@ -27,33 +26,17 @@ UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Imag
 UPRIGHT = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
 
 
-def is_own(name: str) -> bool:
-    """Return whether the name of a file or folder is neither hidden nor one that systems give to copies of theirs."""
-    return name not in ("@eaDir", "__MACOSX") and not (name[:1] == "." and name.strip("."))
-
-
-def is_image(path: str) -> bool:
-    """Return whether a path, relative to what the user named, is that of an image which the user put there."""
-    return path.lower().endswith(EXTENSIONS) and all(map(is_own, path.split("/")))
+def is_image(name: str) -> bool:
+    """Return whether a name below a folder is that of an image, and neither hidden nor a copy that a system made."""
+    hidden = (part in ("@eaDir", "__MACOSX") or (part[:1] == "." and part.strip(".")) for part in name.split("/"))
+    return name.lower().endswith(EXTENSIONS) and not any(hidden)
 
 
 def image_files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield the path and the length in bytes of every image in a folder and its folders, but not in links to folders.
-
-    Raises DataError for a folder or a file that cannot be read.
-    """
-
-    def refuse(error: OSError):
-        raise error
-
-    try:
-        for parent, folders, names in os.walk(folder, onerror=refuse):
-            folders[:] = filter(is_own, folders)
-            for name in filter(is_image, names):
-                path = os.path.join(parent, name)
-                yield path, os.path.getsize(path)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}); repair or remove it") from error
+    """Yield the name below the folder, and the length in bytes, of every image in it and its folders, in any order."""
+    for path in folder.rglob("*"):
+        if is_image(name := path.relative_to(folder).as_posix()):
+            yield name, path.stat().st_size
 
 
 def read_picture(source: Source, name: str | None = None) -> Tensor:
@@ -79,8 +62,6 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
             return _in_srgb(_upright(image, name), name)
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(f"{name} is not there") from error
     except UnidentifiedImageError as error:  # its own message shows an object in memory
         raise DataError(f"{name} is not a picture, or in a format that is not known here") from error
     except UNREADABLE as error:

@@ -64,8 +64,7 @@ class Files:
         source = user_path(source)
         self.name, self.root = Path(os.path.abspath(source)).name, source if source.is_dir() else source.parent
         shards = sorted(source.glob("*.tar")) if source.is_dir() else [source]
-        found = image_files(source) if source.is_dir() else ()
-        files = sorted((os.fsencode(Path(path).relative_to(source).as_posix()), length) for path, length in found)
+        files = sorted((os.fsencode(name), length) for name, length in image_files(source))
         if shards and files:
             raise DataError(f"{source} holds images and .tar files; keep them in two folders")
         if shards:

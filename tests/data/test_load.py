@@ -118,5 +118,3 @@ def test_arguments_without_a_meaning_are_refused(tmp_path, monkeypatch, source, 
 def test_a_folder_may_lie_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(twice(tmp_path, stripes("red"))))
     assert len(load_images("~").train) == 1
-    with pytest.raises(OSError, match="~no-such-user/photos cannot be found: no home folder is known; set HOME"):
-        load_images("~no-such-user/photos")

@@ -143,16 +143,14 @@ def test_images_are_found_in_folders_and_through_links(tmp_path):
         (tmp_path / name).write_bytes(b"12345")
     (tmp_path / "link.webp").symlink_to(tmp_path / "a.PNG")
     (tmp_path / "round").symlink_to(tmp_path)
-    paths = [tmp_path / name for name in ("a.PNG", "c.avif", "d.gif", "deep/b.jpeg", "link.webp")]
-    assert sorted(image_files(tmp_path)) == [(str(path), 5) for path in paths]
+    images = ("a.PNG", "c.avif", "d.gif", "deep/b.jpeg", "link.webp")
+    assert sorted(image_files(tmp_path)) == [(name, 5) for name in images]
 
 
 def test_what_cannot_be_looked_into_is_named(tmp_path):
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match=r"broken\.png cannot be read \(No such file"):
+    with pytest.raises(OSError, match=r"No such file .*broken\.png"):
         list(image_files(tmp_path))
-    with pytest.raises(DataError, match=r"nowhere cannot be read \(No such file"):
-        list(image_files(tmp_path / "nowhere"))
 
 
 def test_sizes_are_whole_pixels():
