@@ -128,8 +128,8 @@ def guarded(run: Callable[[], int]) -> int:
             raise
         print(f"a process that reads images ended ({error}); if memory is short, use fewer --workers", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # the second one, or before or after the training
-        print("interrupted; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)
+    except KeyboardInterrupt:  # in a training the second one, or before or after it
+        print("interrupted; every file is complete, and a training resumes from its last checkpoint", file=sys.stderr)
         return 130
 
 

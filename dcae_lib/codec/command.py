@@ -1,16 +1,14 @@
 """The commands `dcae compress` and `dcae decompress`: pictures to .dcae files, and back to PNG."""
 
-import io
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from torchvision.transforms.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from ..data import DataError, read_picture, to_model
+from ..data import DataError, as_png, read_picture, to_model
 from ..files import user_path, write_whole
 from ..metrics import psnr
 from .codec import Codec
@@ -45,13 +43,8 @@ def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:
         parser.error(f"{count} of the files would become {target}; write them to different folders")
-    try:
-        codec = Codec.from_pretrained(options.model)
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    failed = 0
+    codec, failed = Codec.from_pretrained(options.model), 0
+    out.mkdir(parents=True, exist_ok=True)
     bar = tqdm(files, unit="file", desc=name, disable=None)  # no bar unless stderr is a terminal
     for file, target in zip(bar, targets):
         try:
@@ -60,9 +53,6 @@ def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
             failed += 1
             named = str(file) in str(error) or str(target) in str(error)
             bar.write(str(error) if named else f"{file}: {error}", file=sys.stderr)
-        except KeyboardInterrupt:
-            bar.write("interrupted; every file written is complete", file=sys.stderr)
-            return 130
         else:
             bar.write(done, file=sys.stdout)
     if failed:
@@ -88,12 +78,7 @@ def _decompress(codec: Codec, file: Path, to: Path, options: Namespace) -> str:
     batch = images.ndim == 4
     names = [to.with_stem(f"{to.stem}-{k}") for k in range(len(images))] if batch else [to]
     _check_free(names, options)
-    files = {}
-    for name, image in zip(names, images if batch else [images]):
-        png = io.BytesIO()
-        to_pil_image(image).save(png, "PNG")
-        files[name] = png.getvalue()
-    write_whole(files)
+    write_whole({name: as_png(image) for name, image in zip(names, images if batch else [images])})
     H, W = images.shape[-2:]
     return f"{names[0]}{f' and {len(names) - 1} more' if batch else ''}  {W}×{H}"
 

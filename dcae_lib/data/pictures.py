@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from ..files import user_path
 from .sets import DataError
@@ -86,23 +86,23 @@ def _in_srgb(image: Image.Image, name: str) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
     if profile:
-        image = _converted(image, profile, name)
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if image.mode != "RGBA" and source.profile.xcolor_space.strip() == "RGB":  # a grey picture, or a palette
+                image = image.convert("RGB")
+            mode = "RGBA" if image.mode == "RGBA" else "RGB"
+            image = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode) or image
+        except (ImageCms.PyCMSError, OSError) as error:
+            warnings.warn(f"{name} has a colour profile that cannot be used ({error}): taken for sRGB", stacklevel=2)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _converted(image: Image.Image, profile: bytes, name: str) -> Image.Image:
-    """Convert colours from an ICC profile to sRGB; those that are in sRGB stay as they are."""
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode != "RGBA" and source.profile.xcolor_space.strip() == "RGB":  # a grey picture, or a palette
-            image = image.convert("RGB")
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode) or image
-    except (ImageCms.PyCMSError, OSError) as error:
-        warnings.warn(f"{name} has a colour profile that cannot be used ({error}); it is taken for sRGB", stacklevel=2)
-        return image
+def as_png(x: Tensor, **options) -> bytes:
+    """Return uint8 [3, H, W] as a PNG file, with Pillow's options for it."""
+    to_pil_image(x).save(file := io.BytesIO(), "PNG", **options)
+    return file.getvalue()
 
 
 def pixel_sizes(name: str, given) -> tuple[int, ...]:

@@ -2,18 +2,16 @@
 
 import base64
 import html
-import io
 import traceback
 from collections.abc import Callable
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 from traitlets import Int
 
 from .. import plots
-from ..data import DataError
+from ..data import DataError, as_png
 from ..metrics import psnr
 
 SIDE, BOARD = 192, 256  # of a picture and of a board on the screen, in CSS pixels
@@ -137,9 +135,7 @@ def board(image: widgets.Image, h: int, w: int) -> tuple[widgets.Box, list[widge
 
 def png(x: Tensor, bound: float | None = None) -> bytes:
     """Return a picture, as `plots.show_image` takes it, as a PNG file."""
-    file = io.BytesIO()
-    to_pil_image(plots.in_colour(x, bound)).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return as_png(plots.in_colour(x, bound), compress_level=1)
 
 
 def decibels(y: Tensor, x: Tensor) -> str:

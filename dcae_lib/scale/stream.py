@@ -35,9 +35,9 @@ def stream_images(source: str | Path, crop: int | Sequence[int], workers: int = 
 
     source: a folder of images; or tar shards as WebDataset writes them (uncompressed; every member that is an image is
     taken): a folder of them, or one. crop: a side in pixels, or several, of which each batch has one; a shorter image
-    is scaled up. A tenth of the images, 500 at most, is the test set, in memory: the centre of
-    each, at the largest side. workers: processes that read; 0 reads in this one. (Where they are not forked, on macOS,
-    Windows and from Python 3.14, a program needs the guard `if __name__ == "__main__":`.)
+    is scaled up. A tenth of the images, 500 at most, is the test set, in memory: the centre of each, at the largest
+    side. workers: processes that read; 0 reads in this one. (Where they are not forked, on macOS, Windows and from
+    Python 3.14, a program needs the guard `if __name__ == "__main__":`.)
 
     Memory holds about 30 bytes per image and the length of the longest name, in this process and in each worker that
     is not forked. The training images' `sha256` is of names, lengths and sides, not of pixels. An image that cannot be
@@ -158,14 +158,12 @@ class ImageStream(Dataset):
         finally:
             if main:
                 signal.signal(signal.SIGINT, before)
-        pinned = self.device.type == "cuda"  # copied while the GPU computes
         for pictures, messages in read:
             if pictures is None:
                 raise DataError(messages[-1])
             for message in messages:
                 warnings.warn(message, stacklevel=2)
-            x = torch.from_numpy(pictures)
-            yield to_model((x.pin_memory() if pinned else x).to(self.device, non_blocking=pinned))
+            yield to_model(torch.from_numpy(pictures).to(self.device))
 
     def __getitem__(self, key: tuple[np.ndarray, int, int]) -> tuple[np.ndarray | None, list[str]]:
         """Do the work of a worker: (indices, side, seed) → uint8 [B, 3, side, side], and messages about images."""

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from dcae_lib import Codec
+from dcae_lib.__main__ import main
 from dcae_lib.codec.command import add_commands
 from dcae_lib.data import read_picture
 from dcae_lib.files import resource
@@ -125,10 +126,10 @@ def test_batch_becomes_numbered_pictures(folder, codec, pictures, capsys):
 
 
 def test_model_option_names_a_folder_of_weights(folder, capsys):
-    assert run("compress cat.png --out out --model nowhere") == 1
+    assert main("compress cat.png --out out --model nowhere".split()) == 1
     assert "nowhere holds no config.json" in capsys.readouterr().err and not (folder / "out").exists()
     assert run(f"compress cat.png --out out --model {resource('codec_weights')}") == 0
-    assert run("compress cat.png --out frog.png") == 1 and "frog.png" in capsys.readouterr().err
+    assert main("compress cat.png --out frog.png".split()) == 1 and "frog.png" in capsys.readouterr().err
 
 
 def test_interrupt_leaves_complete_files_and_exits_with_130(folder, monkeypatch, capsys):
@@ -140,8 +141,8 @@ def test_interrupt_leaves_complete_files_and_exits_with_130(folder, monkeypatch,
         return compress(self, images, *arguments, **options)
 
     monkeypatch.setattr(Codec, "compress", interrupted)
-    assert run("compress cat.png frog.png --out out") == 130
-    assert "interrupted; every file written is complete" in capsys.readouterr().err
+    assert main("compress cat.png frog.png --out out".split()) == 130
+    assert "interrupted; every file is complete" in capsys.readouterr().err
     assert names(folder / "out") == ["cat.dcae"]
 
 
