@@ -23,14 +23,6 @@ class CorruptStream(ValueError):
     """The bytes are not what a codec wrote: truncated, damaged, or not a compressed image."""
 
 
-class WrongModel(ValueError):
-    """The bytes were written with other weights."""
-
-
-class UnknownVersion(ValueError):
-    """The bytes were written by another version of the codec."""
-
-
 class Header(NamedTuple):
     height: int
     width: int
@@ -49,16 +41,19 @@ def pack(header: Header, payload: bytes, model: bytes) -> bytes:
 
 
 def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
-    """Return header and payload, checksum verified. Raises CorruptStream, WrongModel or UnknownVersion."""
+    """Return header and payload, checksum verified.
+
+    Raises CorruptStream, and a plain ValueError for what another model, or another version of the codec, wrote.
+    """
     if len(data) < 8:
         raise CorruptStream(f"a compressed image has at least 8 bytes, this has {len(data)}")
     if data[0] & 0xF0 != MAGIC:
         raise CorruptStream(f"not a compressed image: it begins with 0x{data[0]:02X}, not 0x{MAGIC | VERSION:X}")
     if data[0] & 0x0F != VERSION:
-        raise UnknownVersion(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
+        raise ValueError(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
     if data[1] != model[0]:
         begins = f"begins with {data[1]:02x}, not {model.hex()[:8]}…"
-        raise WrongModel(f"written with a model whose hash {begins}; load its own codec")
+        raise ValueError(f"written with a model whose hash {begins}; load its own codec")
     body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
     if zlib.crc32(body, zlib.crc32(model)) != checksum:
         raise CorruptStream("the checksum does not match: bytes were lost or changed, or another model wrote them")

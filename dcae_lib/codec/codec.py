@@ -81,7 +81,7 @@ class Codec:
     def decompress(self, data: bytes) -> Tensor:
         """Return the image or batch in the bytes of `compress`: uint8 [3, H, W] or [B, 3, H, W].
 
-        Raises CorruptStream, WrongModel or UnknownVersion, all of them ValueErrors, for other bytes.
+        Raises CorruptStream, a ValueError, for damaged bytes, and ValueError for those of another model or version.
         """
         return self.decompress_each([data])[0]
 

@@ -24,10 +24,6 @@ KEPT = 2  # if the newest is damaged, there is one before it
 NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")  # the step, and the start of the file's SHA-256
 
 
-class CheckpointError(OSError):
-    """A checkpoint could not be written; the message says why, and what to do."""
-
-
 class Checkpoint(Hook):
     """Save the run every few seconds and when it stops, and resume from the newest checkpoint when it starts."""
 
@@ -56,7 +52,7 @@ class Checkpoint(Hook):
         self.order = state.order.get_state()
 
     def save(self, state: State) -> None:
-        """Raises CheckpointError, and FloatingPointError for losses that are not finite."""
+        """Raises OSError if the disk is full, and FloatingPointError for losses that are not finite."""
         progress = dict(losses=read_losses(state), seconds=state.seconds)
         record = self.identity | progress | dict(history=state.history, sessions=state.sessions)
         self.parallel.on_rank0(lambda: save_checkpoint(self.folder, state.step, pack(state, self.order), record))
@@ -70,7 +66,7 @@ class Checkpoint(Hook):
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
-    """Write a checkpoint and delete all older ones but one; CheckpointError, and all stay, if it cannot be written."""
+    """Write a checkpoint and delete all older ones but one; OSError, and all stay, if it cannot be written."""
     # A copy each: safetensors refuses tensors that share memory, as those of SOAP's state do.
     copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     data = save(copies, metadata={"record": json.dumps(record)})
@@ -80,7 +76,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record:
         for old in checkpoints(folder)[KEPT:]:
             old.unlink()
     except OSError as error:
-        raise CheckpointError(
+        raise OSError(
             f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Free some "
             f"space or choose another folder; the same training resumes from its last checkpoint"
         ) from error

@@ -11,7 +11,7 @@ from several import CONFIG, PICTURES, equal
 
 from dcae_lib import DCAE, load_images, train, training
 from dcae_lib.runs import checkpoint
-from dcae_lib.runs.checkpoint import CheckpointError, checkpoints, load_checkpoint, save_checkpoint
+from dcae_lib.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from dcae_lib.runs.progress import NonFiniteLoss
 
 EACH_STEP = -1.0  # seconds between two checkpoints
@@ -196,9 +196,9 @@ def full_from(nth, function):
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_full_disk_is_named_with_what_is_kept(name, whole, stopped, monkeypatch):
+def test_full_disk_is_named_with_what_to_do(name, whole, stopped, monkeypatch):
     before = content(stopped)
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError) as caught:
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the same training resumes") as caught:
         patch.setattr(os, name, full_from(1, getattr(os, name)))
         train(CONFIG, stopped, PICTURES, save_every=EACH_STEP)
     assert str(caught.value) == (
