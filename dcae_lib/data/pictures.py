@@ -54,12 +54,12 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
     name = " ".join((name or str(source)).split())
     try:
         if isinstance(source, Image.Image):
-            return _in_srgb(_upright(source, name), name)
+            return _upright_in_srgb(source, name)
         file = user_path(source) if isinstance(source, str | Path) else source
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             image: Image.Image = Image.open(file, formats=FORMATS)
         with image:
-            return _in_srgb(_upright(image, name), name)
+            return _upright_in_srgb(image, name)
     except DataError:
         raise
     except UnidentifiedImageError as error:  # its own message shows an object in memory
@@ -68,7 +68,7 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
         raise DataError(f"{name} cannot be read as a picture ({error})") from error
 
 
-def _upright(image: Image.Image, name: str) -> Image.Image:
+def _upright_in_srgb(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(f"{name} is {width}×{height}; {MAX_PIXELS / 1e6:.0f} megapixels at most: scale it down")
@@ -76,10 +76,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
         warnings.warn(f"{name} has several pages or frames; only one is taken", stacklevel=2)
     image.load()  # Pillow turns a TIFF here, and drops its orientation
     transpose = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if transpose is None else image.transpose(transpose)
-
-
-def _in_srgb(image: Image.Image, name: str) -> Image.Image:
+    image = image if transpose is None else image.transpose(transpose)
     if image.mode.startswith(("I", "F")):  # Pillow would clip these to white or black
         raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
     profile = image.info.get("icc_profile")

@@ -39,9 +39,9 @@ def stream_images(source: str | Path, crop: int | Sequence[int], workers: int = 
     side. workers: processes that read; 0 reads in this one. (Where they are not forked, on macOS, Windows and from
     Python 3.14, a program needs the guard `if __name__ == "__main__":`.)
 
-    Memory holds about 30 bytes per image and the length of the longest name, in this process and in each worker that
-    is not forked. The training images' `sha256` is of names, lengths and sides, not of pixels. An image that cannot be
-    read is named in a warning, and another one taken; DataError if there are no two, or 20 in a row cannot be read.
+    Memory holds about 30 bytes per image and the length of the longest name. The training images' `sha256` is of names,
+    lengths and sides, not of pixels. An image that cannot be read is named in a warning, and another one taken;
+    DataError if there are no two, or 20 in a row cannot be read.
     """
     crops = pixel_sizes("crop", crop)
     files = Files(source)
