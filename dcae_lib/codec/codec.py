@@ -75,8 +75,8 @@ class Codec:
         pixels, _ = as_pixels(images)
         y, mask = self._latents(pixels, quality)
         payloads = coder.encode(y, mask, [len(y) // len(pixels)] * len(pixels), self.context(quality))
-        H, W = pixels.shape[2:]
-        return [pack(Header(H, W, 0, int(quality)), payload, self.identity) for payload in payloads]
+        (H, W), identity = pixels.shape[2:], self.identity
+        return [pack(Header(H, W, 0, int(quality)), payload, identity) for payload in payloads]
 
     def decompress(self, data: bytes) -> Tensor:
         """Return the image or batch in the bytes of `compress`: uint8 [3, H, W] or [B, 3, H, W].
