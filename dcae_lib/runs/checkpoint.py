@@ -6,7 +6,6 @@ import re
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,8 +37,8 @@ class Checkpoint(Hook):
         self.parallel.on_rank0(lambda: set_damaged_aside(self.folder))
         if newest := checkpoints(self.folder)[:1]:
             tensors, record = load_checkpoint(newest[0])
-            before = {name: record[name] for name in self.identity}
-            refuse_changes(before, self.identity, f"{self.folder} holds checkpoints of another training")
+            before, now = (kept["config"] | kept["data"] for kept in (record, self.identity))
+            refuse_changes(before, now, f"{self.folder} holds checkpoints of another training")
             restore(state, tensors, record)
         self.order = state.order.get_state()  # at the start of an epoch: the order of its images follows from it
         self.saved = time.monotonic()
@@ -110,17 +109,9 @@ def as_json(settings: dict) -> dict:
 
 def refuse_changes(before: dict, now: dict, reason: str) -> None:
     """Raise ValueError, with the reason and what differs, if settings changed."""
-    if changes := "; ".join(differences(before, now)):
+    pairs = {name: (before.get(name), now.get(name)) for name in before | now}
+    if changes := "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new):
         raise ValueError(f"{reason} ({changes}). Write to another folder, or delete this one to start over")
-
-
-def differences(before, now, name: str = "") -> Iterator[str]:
-    """Describe how nested settings differ: "lr was 0.01, is 0.02"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from differences(before.get(key), now.get(key), key)
-    elif before != now:
-        yield f"{name} was {before}, is {now}"
 
 
 def pack(state: State, order: Tensor) -> dict[str, Tensor]:

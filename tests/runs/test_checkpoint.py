@@ -157,8 +157,8 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(damage, count, whol
 
 OTHERS = [
     (dict(seed=7, epochs=3), {}, "epochs was 2, is 3; seed was 0, is 7"),
-    (dict(model=CONFIG.model | dict(channels=(4, 16))), {}, r"channels was \[4, 8\], is \[4, 16\]"),
-    (dict(optimizer_args={}, clip=None), {}, "precondition_frequency was 3, is None; clip was 0.5, is None"),
+    (dict(model=CONFIG.model | dict(channels=(4, 16))), {}, r"model was {.*\[4, 8\].*}, is {.*\[4, 16\].*}"),
+    (dict(optimizer_args={}, clip=None), {}, "optimizer_args was {.* 3.*}, is {}; clip was 0.5, is None"),
     ({}, dict(sha256="X"), "noise test was 4 images, SHA-256 the hash of noise test, is 4 images, SHA-256 X"),
     ({}, dict(images=PICTURES.test.images[:3]), "noise test was 4 images, .*, is 3 images, .*"),
     ({}, dict(name="faces"), "noise test was 4 images, .*, is None; faces was None, is 4 images, .*"),
