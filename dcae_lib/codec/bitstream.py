@@ -12,10 +12,9 @@
 import zlib
 from typing import NamedTuple
 
-from ..data import MAX_PIXELS
-
 MAGIC = 0xD0  # upper half of the first byte
 VERSION = 1  # lower half
+MAX_PIXELS = 2**26  # of all images in a file: bounds the memory that it can ask for
 TILE = 32  # side of the squares in which an image is coded
 
 

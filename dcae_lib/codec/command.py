@@ -12,7 +12,6 @@ from ..data import DataError, as_png, read_picture, to_model
 from ..files import user_path, write_whole
 from ..metrics import psnr
 from .codec import Codec
-from .context import QUALITIES
 
 
 def add_commands(commands) -> None:
@@ -28,12 +27,8 @@ def add_commands(commands) -> None:
         parser.add_argument("--overwrite", action="store_true", help="replace existing files")
         parser.add_argument("--model", help="folder with the codec's weights (default: the shipped ones)")
         if name == "compress":
-            parser.add_argument("--quality", type=quality, default=50, metavar="0..100", help="default: %(default)s")
+            parser.add_argument("--quality", type=int, default=50, metavar="0..100", help="default: %(default)s")
         parser.set_defaults(run=partial(_run, parser, name))
-
-
-def quality(text: str) -> int:  # argparse shows this name for a ValueError: "invalid quality value: '101'"
-    return QUALITIES.index(int(text))
 
 
 def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:

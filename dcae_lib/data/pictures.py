@@ -17,7 +17,6 @@ from ..files import user_path
 from .sets import DataError
 
 Source = str | Path | BinaryIO | Image.Image
-MAX_PIXELS = 2**26  # of one picture: bounds the memory that a file can ask for
 EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif")
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others (EPS) Pillow starts programs
 # Everything that Pillow was seen to raise on damaged files of these formats.
@@ -49,16 +48,14 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
 
     Transparent pixels are put on white; of several pages or frames one is taken, with a warning; colours of 16 bits
     lose the lower 8. Raises DataError, one line that begins with the name, for what cannot be read, greys of more than
-    8 bits and more than MAX_PIXELS pixels.
+    8 bits, and more pixels than Pillow takes (179 million).
     """
     name = " ".join((name or str(source)).split())
     try:
         if isinstance(source, Image.Image):
             return _upright_in_srgb(source, name)
         file = user_path(source) if isinstance(source, str | Path) else source
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image: Image.Image = Image.open(file, formats=FORMATS)
-        with image:
+        with Image.open(file, formats=FORMATS) as image:
             return _upright_in_srgb(image, name)
     except DataError:
         raise
@@ -69,9 +66,6 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
 
 
 def _upright_in_srgb(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{name} is {width}×{height}; {MAX_PIXELS / 1e6:.0f} megapixels at most: scale it down")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: other views of the same picture
         warnings.warn(f"{name} has several pages or frames; only one is taken", stacklevel=2)
     image.load()  # Pillow turns a TIFF here, and drops its orientation

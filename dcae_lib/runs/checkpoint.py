@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import time
 import warnings
 from collections import defaultdict
@@ -20,7 +19,6 @@ from ..loop import Hook, SingleProcess, State
 from .progress import read_losses
 
 KEPT = 2  # if the newest is damaged, there is one before it
-NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")  # the step, and the start of the file's SHA-256
 
 
 class Checkpoint(Hook):
@@ -89,8 +87,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints in a folder, the newest first."""
-    return sorted((path for path in folder.glob("*") if NAME.fullmatch(path.name)), reverse=True)
+    """List the checkpoints in a folder, the newest first: their names begin with the step."""
+    return sorted(folder.glob("[0-9]" * 9 + "-*.safetensors"), reverse=True)
 
 
 def set_damaged_aside(folder: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcae_lib.codec.bitstream import CorruptStream, Header, check_size, pack, unpack
-from dcae_lib.data import MAX_PIXELS
+from dcae_lib.codec.bitstream import MAX_PIXELS, CorruptStream, Header, check_size, pack, unpack
 
 MODEL = bytes(range(0xA0, 0xC0))  # the SHA-256 of some weights
 FILES = [pack(Header(32, 32, 0, 50), random.Random(0).randbytes(90), MODEL), pack(Header(300, 20, 3, 5), b"abc", MODEL)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, features
 
-from dcae_lib.data import DataError, image_files, open_picture, pictures, pixel_sizes, read_picture
+from dcae_lib.data import DataError, image_files, open_picture, pixel_sizes, read_picture
 
 NOISE = Image.effect_noise((400, 300), 99).convert("RGB")
 
@@ -108,7 +108,6 @@ BAD = {
     "broken chunk": (b"\x8f\x05! ".join(encoded(NOISE).rsplit(b"IDAT", 1)), "cannot be read as a picture"),
     "16 bits": (encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16))), "has more than 8 bits"),
     "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "has more than 8 bits"),
-    "100 megapixels": (encoded(Image.new("1", (10_000, 10_000))), "is 10000×10000; 67 megapixels at most"),
     "400 megapixels": (encoded(Image.new("1", (20_000, 20_000))), "cannot be read as a picture .*400000000 pixels"),
 }
 if features.check("avif"):
@@ -125,14 +124,6 @@ def test_a_bad_picture_is_refused_in_one_line(kind, monkeypatch):
     with pytest.raises(DataError, match=f"^a name {message}.*$"), warnings.catch_warnings():
         warnings.simplefilter("error")
         open_picture(io.BytesIO(content), "a\nname")
-
-
-def test_a_picture_may_have_as_many_pixels_as_allowed(monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", NOISE.width * NOISE.height)
-    assert opened(encoded(NOISE)).size == NOISE.size
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 400 * 300 - 1)
-    with pytest.raises(DataError, match="is 400×300"):
-        opened(encoded(NOISE))
 
 
 def test_images_are_found_in_folders_and_through_links(tmp_path):
