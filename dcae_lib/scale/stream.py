@@ -10,6 +10,7 @@ import threading
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from itertools import islice
 from pathlib import Path
 
@@ -44,43 +45,56 @@ def stream_images(source: str | Path, crop: int | Sequence[int], workers: int = 
     DataError if there are no two, or 20 in a row cannot be read.
     """
     crops = pixel_sizes("crop", crop)
-    files = Files(source)
-    if len(files) < 2:
-        raise DataError(f"{files.name} holds fewer than two images: one to train on, one to test")
-    order = torch.randperm(len(files), generator=Generator().manual_seed(0)).numpy()
+    stream = ImageStream(source, crops, workers)
+    if len(stream) < 2:
+        raise DataError(f"{source} holds fewer than two images: one to train on, one to test")
+    order = torch.randperm(len(stream), generator=Generator().manual_seed(0)).numpy()
     candidates, tests = iter(order[:-1]), {}
-    for _ in range(max(1, min(len(files) // 10, MAX_TESTS))):
-        i, image = files.read_first(candidates)
+    for _ in range(max(1, min(len(stream) // 10, MAX_TESTS))):
+        i, image = stream.read_first(candidates)
         tests[i] = square(image, max(crops))
-    chosen = np.sort(np.append(np.fromiter(candidates, np.int64), order[-1]))
-    test = image_set(torch.stack([tests[i] for i in sorted(tests)]), None, f"{files.name} test")
-    return Splits(ImageStream(files, chosen, crops, workers), test)
+    stream.chosen = np.sort(np.append(np.fromiter(candidates, np.int64), order[-1]))
+    test = image_set(torch.stack([tests[i] for i in sorted(tests)]), None, stream.name.removesuffix("train") + "test")
+    return Splits(stream, test)
 
 
-class Files:
-    """The places of images: names of files below a root, and int64 [3, N], the file, first byte and length of each."""
+class ImageStream(Dataset):
+    """Images that stay in their files until a batch needs them, of a folder or of shards; made by `stream_images`.
 
-    def __init__(self, source: str | Path):
+    paths: names of files below `root`; places: int64 [3, N], the file, first byte and length of each image; chosen: the
+    images to train on, at first all.
+    """
+
+    def __init__(self, source: str | Path, crops: tuple[int, ...], workers: int):
         source = user_path(source)
-        self.name, self.root = Path(os.path.abspath(source)).name, source if source.is_dir() else source.parent
+        self.root = source if source.is_dir() else source.parent
         shards = sorted(source.glob("*.tar")) if source.is_dir() else [source]
         files = sorted((os.fsencode(name), length) for name, length in image_files(source))
         if shards and files:
             raise DataError(f"{source} holds images and .tar files; keep them in two folders")
         if shards:
-            names, self.images = [os.fsencode(shard.name) for shard in shards], _in_shards(shards)
+            names, self.places = [os.fsencode(shard.name) for shard in shards], _in_shards(shards)
         else:
             names, lengths = [name for name, _ in files], np.array([length for _, length in files], np.int64)
-            self.images = np.stack([np.arange(len(files)), np.zeros_like(lengths), lengths])
-        self.paths = np.array(names)
-        self.sha256 = hashlib.sha256(self.paths.tobytes() + self.images.tobytes()).hexdigest()
+            self.places = np.stack([np.arange(len(files)), np.zeros_like(lengths), lengths])
+        self.paths, self.chosen = np.array(names), np.arange(self.places.shape[1])
+        self.crops, self.workers, self.device = crops, workers, torch.device("cpu")
+        self.name = f"{Path(os.path.abspath(source)).name} train"
+        found = hashlib.sha256(self.paths.tobytes() + self.places.tobytes()).hexdigest()
+        self.sha256 = hashlib.sha256(f"{found} {crops}".encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self.images.shape[1]
+        return len(self.chosen)
+
+    def to(self, device: str | torch.device) -> "ImageStream":
+        """Return the same stream, with batches on a device."""
+        moved = copy(self)
+        moved.device = torch.device(device)
+        return moved
 
     def read(self, i: int) -> Image.Image:
         """Read image i in RGB. Raises DataError that names it."""
-        k, start, length = self.images[:, i]
+        k, start, length = self.places[:, i]
         path = os.path.join(self.root, os.fsdecode(self.paths[k]))
         name = f"{path} (the image at byte {start:,})" if start else path
         try:
@@ -100,42 +114,7 @@ class Files:
             except DataError as caught:
                 error = f"{count} images in a row cannot be read; the last: {caught}"
                 warnings.warn(f"{caught}; the next one is taken in its place", stacklevel=2)
-        raise DataError(error or f"{self.name} has no image left that can be read")
-
-
-def _in_shards(shards: list[Path]) -> np.ndarray:
-    """Find the images in tar shards, in the order of the shards and of their members: int64 [3, N], as in `Files`."""
-    images = array("q")
-    for k, shard in enumerate(shards):
-        try:
-            with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                    if member.isreg() and is_image(member.name):
-                        images.extend((k, member.offset_data, member.size))
-                file.seek(tar.offset)
-                if file.read(512).strip(b"\0"):  # tarfile takes a damaged header for the end
-                    raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
-        except (OSError, tarfile.TarError) as error:
-            raise DataError(f"{shard} is no folder, and no tar file that can be read uncompressed ({error})") from error
-    return np.frombuffer(images, np.int64).reshape(-1, 3).T
-
-
-class ImageStream(Dataset):
-    """Training images that stay in their files until a batch needs them; made by `stream_images`."""
-
-    def __init__(self, files: Files, chosen: np.ndarray, crops: tuple[int, ...], workers: int, device="cpu"):
-        self.files, self.chosen, self.crops, self.workers = files, chosen, crops, workers
-        self.name = f"{files.name} train"
-        self.sha256 = hashlib.sha256(f"{files.sha256} {crops}".encode()).hexdigest()
-        self.device = torch.device(device)
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def to(self, device: str | torch.device) -> "ImageStream":
-        """Return the same stream, with batches on a device."""
-        return ImageStream(self.files, self.chosen, self.crops, self.workers, device)
+        raise DataError(error or f"{self.root} has no image left that can be read")
 
     def batches(self, batch_size: int, generator: Generator, skip=0, shard: Shard | None = None) -> Iterator[Tensor]:
         """Yield an epoch of float batches [B, 3, crop, crop] in [-1, 1] on the device, as `data.batches` does.
@@ -171,11 +150,29 @@ class ImageStream(Dataset):
         with warnings.catch_warnings(record=True, action="always") as said:
             for i in indices:
                 try:  # one broken image in a million does not end a training
-                    _, image = self.files.read_first(np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap"))
+                    _, image = self.read_first(np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap"))
                 except DataError as error:
                     return None, [str(error)]
                 pictures.append(square(image, side, np.random.default_rng((seed, i))).numpy())
         return np.stack(pictures), [str(one.message) for one in said if one.category is UserWarning]  # not of torch
+
+
+def _in_shards(shards: list[Path]) -> np.ndarray:
+    """Find the images in tar shards, in the order of shards and members: int64 [3, N], as `ImageStream.places`."""
+    images = array("q")
+    for k, shard in enumerate(shards):
+        try:
+            with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    if member.isreg() and is_image(member.name):
+                        images.extend((k, member.offset_data, member.size))
+                file.seek(tar.offset)
+                if file.read(512).strip(b"\0"):  # tarfile takes a damaged header for the end
+                    raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
+        except (OSError, tarfile.TarError) as error:
+            raise DataError(f"{shard} is no folder, and no tar file that can be read uncompressed ({error})") from error
+    return np.frombuffer(images, np.int64).reshape(-1, 3).T
 
 
 def square(image: Image.Image, side: int, rng: np.random.Generator | None = None) -> Tensor:
