@@ -63,9 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_commands(commands)
     options = parser.parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # escapes what a console cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: escapes what a console cannot show
     return guarded(lambda: options.run(options))
 
 

@@ -1,7 +1,6 @@
 """Picture files: found in a folder, opened upright and in sRGB."""
 
 import io
-import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,6 @@ from .sets import DataError
 Source = str | Path | BinaryIO | Image.Image
 EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif")
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others (EPS) Pillow starts programs
-# Everything that Pillow was seen to raise on damaged files of these formats.
-UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError)
 # EXIF orientation → what sets a picture upright; ImageOps.exif_transpose rewrites EXIF too, and fails if it is damaged.
 UPRIGHT = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
 
@@ -61,7 +58,7 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
         raise
     except UnidentifiedImageError as error:  # its own message shows an object in memory
         raise DataError(f"{name} is not a picture, or in a format that is not known here") from error
-    except UNREADABLE as error:
+    except Exception as error:  # whatever Pillow raises on damaged files
         raise DataError(f"{name} cannot be read as a picture ({error})") from error
 
 

@@ -51,10 +51,7 @@ class Explorer(widgets.VBox):
                 widget.observe(self.redraw, "value")
 
     def redraw(self, *_) -> None:
-        """Draw, and put what that raises into `message`; by itself, ipywidgets would only log it.
-
-        The pictures stay. ipywidgets throttles: the page sends only the latest value, so a fast drag never queues up.
-        """
+        """Draw, and put what that raises into `message`; by itself, ipywidgets would only log it."""
         if self.paused:
             return
         try:
