@@ -4,6 +4,7 @@ import base64
 import html
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
@@ -15,19 +16,7 @@ from ..data import DataError, as_png
 from ..metrics import psnr
 
 SIDE, BOARD = 192, 256  # of a picture and of a board on the screen, in CSS pixels
-STYLE = """<style>
-.dcae-pixels { image-rendering: pixelated; }
-.dcae-label { color: var(--jp-ui-font-color1, inherit); }
-.dcae-label small { line-height: 1; }
-.dcae-thumbnail { background-size: cover; image-rendering: pixelated; margin: 1px; padding: 0; }
-.dcae-chosen { outline: 3px solid #E69F00; outline-offset: -1px; }
-.dcae-board { position: relative; overflow: hidden; }
-.dcae-board > .dcae-sites { position: absolute; inset: 0; margin: 0; overflow: hidden; }
-.dcae-site, .dcae-site:hover { background: transparent; border: 1px solid rgba(128, 128, 128, .3); }
-.dcae-site { margin: 0; padding: 0; }
-.dcae-site.mod-active { background: rgba(230, 159, 0, .2); border-color: #E69F00; box-shadow: none; }
-.dcae-scroll { overflow: auto; max-height: 640px; }
-</style>"""
+STYLE = f"<style>\n{Path(__file__).with_name('style.css').read_text()}</style>"
 
 
 class Explorer(widgets.VBox):
