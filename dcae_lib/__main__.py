@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_command(commands, "train-codec", text, run_train_codec, "dataset", "epochs", "seed", "device")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)
-    verifies.set_defaults(run=run_verify)
+    verifies.set_defaults(run=lambda options: print(table(verify(user_path(options.folder), options.device))))
     verifies.add_argument("folder", nargs="?", type=Path, default=resource("recorded"), help="default: recorded run")
     verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: escapes what a console cannot show
-    return guarded(lambda: options.run(options))
+    return guarded(lambda: options.run(options) or 0)
 
 
 def add_command(commands, name: str, text: str, run: Callable, *names: str) -> argparse.ArgumentParser:
@@ -130,11 +130,6 @@ def guarded(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:  # in a training the second one, or before or after it
         print("interrupted; every file is complete, and a training resumes from its last checkpoint", file=sys.stderr)
         return 130
-
-
-def run_verify(options: argparse.Namespace) -> int:
-    print(table(verify(user_path(options.folder), options.device)))
-    return 0
 
 
 def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, float]]:

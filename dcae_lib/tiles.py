@@ -1,12 +1,9 @@
 """Pictures of any size through a network that was trained on small ones: cut into tiles, joined or blended."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-AfterRow = Callable[[float], None] | None
 TILE, OVERLAP = 32, 8  # bench/photos.py compares them with others
 
 
@@ -31,7 +28,7 @@ def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruct(model: nn.Module, x: Tensor, tile=TILE, overlap=OVERLAP, after_row: AfterRow = None) -> Tensor:
+def reconstruct(model: nn.Module, x: Tensor, tile=TILE, overlap=OVERLAP, after_row=None) -> Tensor:
     """Encode and decode a picture of any size in tiles of the size that the model knows: [3, H, W] → [3, H, W].
 
     Each tile stands alone, so the norms see what they saw in training. Neighbours fade into each other in a seam

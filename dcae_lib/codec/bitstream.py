@@ -32,7 +32,6 @@ class Header(NamedTuple):
 def pack(header: Header, payload: bytes, model: bytes) -> bytes:
     """Return a file's bytes: header, payload and checksum. `model` is the SHA-256 of the weights."""
     H, W, count, quality = header
-    check_size(H, W, count)
     square = H == W <= 255 and count == 0
     size = bytes([H]) if square else b"\0" + b"".join(map(_leb128, (H, W, count)))
     body = bytes([MAGIC | VERSION, model[0]]) + size + bytes([quality]) + payload

@@ -18,8 +18,6 @@ from ..files import write_whole
 from ..loop import Hook, SingleProcess, State
 from .progress import read_losses
 
-KEPT = 2  # if the newest is damaged, there is one before it
-
 
 class Checkpoint(Hook):
     """Save the run every few seconds and when it stops, and resume from the newest checkpoint when it starts."""
@@ -70,7 +68,7 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record:
     path = folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     try:
         write_whole({path: data})
-        for old in checkpoints(folder)[KEPT:]:
+        for old in checkpoints(folder)[2:]:  # if the newest is damaged, there is one before it
             old.unlink()
     except OSError as error:
         raise OSError(

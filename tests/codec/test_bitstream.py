@@ -132,5 +132,5 @@ def test_size_limit_counts_whole_tiles_and_all_images(size):
             rf"{max(more[2], 1)} × {more[0]}×{more[1]} pixels; a file holds at most 67 megapixels.*: split the images"
         )
         with pytest.raises(ValueError, match=message) as refused:
-            pack(Header(*more, 50), b"", MODEL)
+            check_size(*more)
         assert refused.type is ValueError  # not CorruptStream: these are the caller's own images
