@@ -57,16 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
     add_command(commands, "train-codec", text, run_train_codec, "dataset", "epochs", "seed", "device")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)
-    verifies.set_defaults(run=run_verify)
+    verifies.set_defaults(run=lambda options: print(table(verify(user_path(options.folder), options.device))))
     verifies.add_argument("folder", nargs="?", type=Path, default=resource("recorded"), help="default: recorded run")
     verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)
     options = parser.parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # escapes what a console cannot show
-    return guarded(lambda: options.run(options))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: escapes what a console cannot show
+    return guarded(lambda: options.run(options) or 0)
 
 
 def add_command(commands, name: str, text: str, run: Callable, *names: str) -> argparse.ArgumentParser:
@@ -108,7 +107,7 @@ def report(state: State, out: str) -> int:
         print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
     elif RANK0:
         scores = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
-        command.show_line(f"{out}: {scores}", sys.stdout)
+        print(f"{out}: {scores}")
     return 130 if state.stop else 0
 
 
@@ -128,14 +127,9 @@ def guarded(run: Callable[[], int]) -> int:
             raise
         print(f"a process that reads images ended ({error}); if memory is short, use fewer --workers", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # the second one, or before or after the training
-        print("interrupted; the same command resumes from the last checkpoint, if there is one", file=sys.stderr)
+    except KeyboardInterrupt:  # in a training the second one, or before or after it
+        print("interrupted; every file is complete, and a training resumes from its last checkpoint", file=sys.stderr)
         return 130
-
-
-def run_verify(options: argparse.Namespace) -> int:
-    command.show_line(table(verify(user_path(options.folder), options.device)), sys.stdout)
-    return 0
 
 
 def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, float]]:

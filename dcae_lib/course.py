@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .data import DataError, read_picture
+from .data import read_picture
 from .files import CLONE, plain, resource, user_path
 from .plots import use_style
 
@@ -43,11 +42,7 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
     torch.manual_seed(0)
     use_style()
     folder = user_path(out) if out else (CLONE or Path.cwd()) / "results" / profile
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written to ({error.strerror}); set out to another folder") from error
+    folder.mkdir(parents=True, exist_ok=True)
     return Lesson(name, profile, PROFILES[profile], folder)
 
 

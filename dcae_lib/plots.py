@@ -21,16 +21,9 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY = PALETTE
 
 def use_style() -> None:
     """Set up matplotlib for the course; the opaque background keeps figures readable on light and dark pages."""
-    paper = "#FCFCFA"
-    plt.rc("figure", figsize=(WIDTH, 3.2), dpi=100, facecolor=paper)
-    plt.rc("figure.constrained_layout", use=True)
-    plt.rc("savefig", facecolor=paper)
-    plt.rc("axes", facecolor=paper, prop_cycle=plt.cycler(color=PALETTE), grid=True, axisbelow=True, titlesize=10)
-    plt.rc("axes.spines", top=False, right=False)
-    plt.rc("grid", color="#E4E4E0")
-    plt.rc("font", size=10)
-    plt.rc("legend", frameon=False)
-    plt.rc("image", interpolation="nearest")
+    plt.style.use("dcae_lib.course")  # course.mplstyle
+    plt.rc("figure", figsize=(WIDTH, 3.2))
+    plt.rc("axes", prop_cycle=plt.cycler(color=PALETTE))
 
 
 def figure_png(fig: Figure, dpi: float | str = "figure") -> bytes:

@@ -90,7 +90,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(options, message, train, cap
     assert said.out == "" and message in said.err.splitlines()[-1] and "Traceback" not in said.err
 
 
-INTERRUPTED = "interrupted; the same command resumes from the last checkpoint"
+INTERRUPTED = "interrupted; every file is complete, and a training resumes from its last checkpoint"
 STOPS = [
     ("images_of", KeyboardInterrupt(), 130, INTERRUPTED),
     ("train", KeyboardInterrupt(), 130, INTERRUPTED),

@@ -1,6 +1,6 @@
 """Images to bytes and back, with a DCAE as analysis and synthesis transform."""
 
-from .bitstream import CorruptStream, UnknownVersion, WrongModel
+from .bitstream import CorruptStream
 from .codec import Codec
 
-__all__ = ["Codec", "CorruptStream", "UnknownVersion", "WrongModel"]
+__all__ = ["Codec", "CorruptStream"]

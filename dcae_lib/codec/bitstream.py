@@ -12,23 +12,14 @@
 import zlib
 from typing import NamedTuple
 
-from ..data import MAX_PIXELS
-
 MAGIC = 0xD0  # upper half of the first byte
 VERSION = 1  # lower half
+MAX_PIXELS = 2**26  # of all images in a file: bounds the memory that it can ask for
 TILE = 32  # side of the squares in which an image is coded
 
 
 class CorruptStream(ValueError):
     """The bytes are not what a codec wrote: truncated, damaged, or not a compressed image."""
-
-
-class WrongModel(ValueError):
-    """The bytes were written with other weights."""
-
-
-class UnknownVersion(ValueError):
-    """The bytes were written by another version of the codec."""
 
 
 class Header(NamedTuple):
@@ -41,7 +32,6 @@ class Header(NamedTuple):
 def pack(header: Header, payload: bytes, model: bytes) -> bytes:
     """Return a file's bytes: header, payload and checksum. `model` is the SHA-256 of the weights."""
     H, W, count, quality = header
-    check_size(H, W, count)
     square = H == W <= 255 and count == 0
     size = bytes([H]) if square else b"\0" + b"".join(map(_leb128, (H, W, count)))
     body = bytes([MAGIC | VERSION, model[0]]) + size + bytes([quality]) + payload
@@ -49,16 +39,19 @@ def pack(header: Header, payload: bytes, model: bytes) -> bytes:
 
 
 def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
-    """Return header and payload, checksum verified. Raises CorruptStream, WrongModel or UnknownVersion."""
+    """Return header and payload, checksum verified.
+
+    Raises CorruptStream, and a plain ValueError for what another model, or another version of the codec, wrote.
+    """
     if len(data) < 8:
         raise CorruptStream(f"a compressed image has at least 8 bytes, this has {len(data)}")
     if data[0] & 0xF0 != MAGIC:
         raise CorruptStream(f"not a compressed image: it begins with 0x{data[0]:02X}, not 0x{MAGIC | VERSION:X}")
     if data[0] & 0x0F != VERSION:
-        raise UnknownVersion(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
+        raise ValueError(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
     if data[1] != model[0]:
         begins = f"begins with {data[1]:02x}, not {model.hex()[:8]}…"
-        raise WrongModel(f"written with a model whose hash {begins}; load its own codec")
+        raise ValueError(f"written with a model whose hash {begins}; load its own codec")
     body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
     if zlib.crc32(body, zlib.crc32(model)) != checksum:
         raise CorruptStream("the checksum does not match: bytes were lost or changed, or another model wrote them")

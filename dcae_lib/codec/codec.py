@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import zlib
 from collections import defaultdict
-from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 
@@ -12,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from ..data import DataError, open_picture, to_model, to_uint8
+from ..data import open_picture, to_model, to_uint8
 from ..tiles import cut, join
 from . import coder
 from .bitstream import TILE, Header, check_size, pack, unpack
-from .coder import Progress
 from .context import QUALITIES
 from .integer import MAX_LATENT, IntegerContext
 from .model import RateModel
@@ -38,21 +36,8 @@ class Codec:
     qualities = QUALITIES
 
     def __init__(self, model: RateModel):
-        self.model, self.crc = model.eval(), -1
-        self.context = lru_cache(8)(lambda quality: IntegerContext(self.model.context, quality))
-        self.factor = model.autoencoder.factor
+        self.model, self.factor = model.eval(), model.autoencoder.factor
         self.grid = TILE // self.factor  # latents along a tile's side
-        self._heed_changes()
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.model,)  # makes a codec picklable, for other processes
-
-    def _heed_changes(self) -> None:
-        """Derive identity and tables anew if the weights have changed; their CRC tells sooner than their SHA-256."""
-        state = self.model.state_dict().values()
-        if (crc := zlib.crc32(b"".join(x.cpu().contiguous().numpy() for x in state))) != self.crc:
-            self.crc, self.identity = crc, identity(self.model)
-            self.context.cache_clear()
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "Codec":
@@ -62,16 +47,25 @@ class Codec:
         """
         return cls(RateModel.from_pretrained(folder))
 
-    def compress(self, images: ImageLike, quality: int = 50, background: str | None = None, progress=None) -> bytes:
+    @property
+    def identity(self) -> bytes:
+        """The SHA-256 of all that coding depends on: settings, and names, types, shapes and bytes of all weights."""
+        digest = hashlib.sha256(json.dumps(self.model.config, sort_keys=True).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        return digest.digest()
+
+    def compress(self, images: ImageLike, quality: int = 50) -> bytes:
         """Compress one image, or a batch of images of one size, to bytes.
 
         images: a uint8 tensor [3, H, W] or [B, 3, H, W], a uint8 array [H, W, 3] or [B, H, W, 3], or a Pillow image.
-        quality: one of `codec.qualities`. background: a colour to put under a transparent image, which is refused
-        without one. progress: called with the fraction completed. A batch shares one header, checksum and coder;
-        `compress_each` keeps its images apart. Raises ValueError for anything that cannot be compressed.
+        quality: one of `codec.qualities`. Transparent pixels are put on white. A batch shares one header, checksum and
+        coder; `compress_each` keeps its images apart. Raises ValueError for anything that cannot be compressed, and
+        DataError for a Pillow image that cannot be read.
         """
-        pixels, batch = as_pixels(images, background)
-        y, mask = self._latents(pixels, quality, progress)
+        pixels, batch = as_pixels(images)
+        y, mask = self._latents(pixels, quality)
         (payload,) = coder.encode(y, mask, [len(y)], self.context(quality))
         H, W = pixels.shape[2:]
         return pack(Header(H, W, len(pixels) if batch else 0, int(quality)), payload, self.identity)
@@ -81,20 +75,20 @@ class Codec:
         pixels, _ = as_pixels(images)
         y, mask = self._latents(pixels, quality)
         payloads = coder.encode(y, mask, [len(y) // len(pixels)] * len(pixels), self.context(quality))
-        H, W = pixels.shape[2:]
-        return [pack(Header(H, W, 0, int(quality)), payload, self.identity) for payload in payloads]
+        (H, W), identity = pixels.shape[2:], self.identity
+        return [pack(Header(H, W, 0, int(quality)), payload, identity) for payload in payloads]
 
-    def decompress(self, data: bytes, progress: Progress | None = None) -> Tensor:
+    def decompress(self, data: bytes) -> Tensor:
         """Return the image or batch in the bytes of `compress`: uint8 [3, H, W] or [B, 3, H, W].
 
-        Raises CorruptStream, WrongModel or UnknownVersion, all of them ValueErrors, for other bytes.
+        Raises CorruptStream, a ValueError, for damaged bytes, and ValueError for those of another model or version.
         """
-        return self.decompress_each([data], progress)[0]
+        return self.decompress_each([data])[0]
 
-    def decompress_each(self, data: list[bytes], progress: Progress | None = None) -> list[Tensor]:
+    def decompress_each(self, data: list[bytes]) -> list[Tensor]:
         """Decompress several files, many at a time; sizes and qualities may differ."""
-        self._heed_changes()
-        files = [unpack(bytes(file), self.identity) for file in data]
+        identity = self.identity
+        files = [unpack(bytes(file), identity) for file in data]
         groups = defaultdict(list)  # files that are decoded together
         for k, (header, _) in enumerate(files):
             groups[header.quality, header.height, header.width].append(k)
@@ -103,7 +97,7 @@ class Codec:
             counts = [max(files[k][0].images, 1) for k in members]
             mask = self._mask(sum(counts), H, W)
             sizes = [len(mask) // sum(counts) * n for n in counts]
-            y = coder.decode([files[k][1] for k in members], mask, sizes, self.context(quality), progress)
+            y = coder.decode([files[k][1] for k in members], mask, sizes, self.context(quality))
             for k, part in zip(members, self._pixels(y, sum(counts), H, W, quality).split(counts)):
                 out[k] = (part if files[k][0].images else part[0]).contiguous()
         return [out[k] for k in range(len(data))]
@@ -118,23 +112,22 @@ class Codec:
         """Return the cost in bits of each latent, by the tables that code it: [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
         pixels, _ = as_pixels(images)
         y, mask = self._latents(pixels, quality)
-        costs = [coder.costs(*part, self.context(quality)) for part in zip(y.split(BATCH), mask.split(BATCH))]
+        context = self.context(quality)
+        costs = [coder.costs(*part, context) for part in zip(y.split(BATCH), mask.split(BATCH))]
         return join(torch.cat(costs), len(pixels), *self._latent_size(*pixels.shape[2:]))
 
+    def context(self, quality: int) -> IntegerContext:
+        return IntegerContext(self.model.context, quality)
+
     @torch.no_grad()
-    def _latents(self, images: Tensor, quality: int, progress=None) -> tuple[Tensor, Tensor]:
+    def _latents(self, images: Tensor, quality: int) -> tuple[Tensor, Tensor]:
         """uint8 [B, 3, H, W] → rounded latents [N, C, 8, 8] of all tiles and the mask of coded sites, on the CPU."""
         if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
         device = self.model.log_gain.device
-        self._heed_changes()
         q = self.model.log_gain.new_tensor([quality])
-        tiles = cut(images, TILE, "replicate")
-        latents = []
-        for part in tiles.split(BATCH):
-            latents.append(self.model.analyse(to_model(part.to(device)), q).cpu())
-            if progress:
-                progress(min(1.0, len(latents) * BATCH / len(tiles)))
+        parts = tqdm(cut(images, TILE, "replicate").split(BATCH), desc="encoding", **coder.BAR)
+        latents = [self.model.analyse(to_model(part.to(device)), q).cpu() for part in parts]
         y = torch.cat(latents).nan_to_num().round().clamp(-MAX_LATENT, MAX_LATENT)
         return y, self._mask(len(images), *images.shape[2:])
 
@@ -161,22 +154,10 @@ class Codec:
         return cut(torch.ones(B, 1, *self._latent_size(H, W)), self.grid, "constant")[:, 0].bool()
 
 
-def identity(model: RateModel) -> bytes:
-    """Return the SHA-256 of all that coding depends on: settings, and names, types, shapes and bytes of all weights."""
-    digest = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.digest()
-
-
-def as_pixels(images: ImageLike, background: str | None = None) -> tuple[Tensor, bool]:
+def as_pixels(images: ImageLike) -> tuple[Tensor, bool]:
     """Return uint8 [B, 3, H, W], and True for a batch. ValueError for anything that is not an image, or too large."""
     if isinstance(images, Image.Image):
-        try:
-            images = np.asarray(open_picture(images, "the image", background))
-        except DataError as error:
-            raise ValueError(str(error)) from error
+        images = np.asarray(open_picture(images, "the image"))
     if not isinstance(images, Tensor | np.ndarray):
         raise ValueError(f"expected a uint8 tensor or array, or a Pillow image, got {type(images).__name__}")
     if images.dtype not in (torch.uint8, np.uint8):

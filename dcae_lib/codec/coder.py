@@ -1,17 +1,16 @@
 """The entropy coder: rounded latents to bytes and back, range coded with the context model's integers."""
 
-from collections.abc import Callable
-
 import constriction
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .bitstream import CorruptStream
 from .context import COLUMNS, RADIUS, ROWS, STEPS, pad, windows
 from .integer import MAX_LATENT, IntegerContext
 
-Progress = Callable[[float], None]  # called with the fraction completed
+BAR: dict = dict(delay=2, leave=False, disable=None)  # of tqdm: after two seconds, and only in a terminal
 BATCH = 256  # tiles whose probabilities are computed together
 CHUNK = 2**15  # symbols coded per call, so that their tables take at most 17 MB
 CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
@@ -93,15 +92,14 @@ def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
     return words.rstrip(b"\0")
 
 
-def decode(streams: list[bytes], mask: Tensor, sizes: list[int], context: IntegerContext, progress=None) -> Tensor:
+def decode(streams: list[bytes], mask: Tensor, sizes: list[int], context: IntegerContext) -> Tensor:
     """Undo `encode`: float32 [N, C, h, w], 0 outside the mask. CorruptStream if the bytes are not a valid payload."""
     words = (np.frombuffer(stream + bytes(-len(stream) % 4), ">u4").astype(np.uint32) for stream in streams)
     decoders = [constriction.stream.queue.RangeDecoder(part) for part in words]
     N, h, w = mask.shape
     size, stream_ends = context.size, np.cumsum(sizes)
     padded = pad(torch.zeros(N, context.channels, h, w, dtype=torch.float32), mask)
-    sites = mask.any(0).nonzero().tolist()
-    for done, (i, j) in enumerate(sites, 1):
+    for i, j in tqdm(mask.any(0).nonzero().tolist(), desc="decoding", **BAR):
         tiles = mask[:, i, j].nonzero()[:, 0]
         ends = (np.searchsorted(tiles.numpy(), stream_ends) * size).tolist()  # of each stream's symbols here
         parts = [slice(a, b) for a, b in zip([0, *ends], ends)]
@@ -121,6 +119,4 @@ def decode(streams: list[bytes], mask: Tensor, sizes: list[int], context: Intege
                 raise CorruptStream("not a valid payload for this model") from error
             y = torch.from_numpy(residual).view(-1, size) + mean // STEPS
             padded[tiles, g * size : (g + 1) * size, i + 2, j + 2] = y.clamp(-MAX_LATENT, MAX_LATENT).float()
-        if progress:
-            progress(done / len(sites))
     return padded[:, :-1, ROWS - 1 :, COLUMNS // 2 : COLUMNS // 2 + w]

@@ -1,24 +1,17 @@
 """The commands `dcae compress` and `dcae decompress`: pictures to .dcae files, and back to PNG."""
 
-import io
-import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
-from PIL import ImageColor
-from torchvision.transforms.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from ..data import DataError, read_picture, to_model
+from ..data import DataError, as_png, read_picture, to_model
 from ..files import user_path, write_whole
 from ..metrics import psnr
 from .codec import Codec
-from .coder import Progress
-from .context import QUALITIES
 
 
 def add_commands(commands) -> None:
@@ -34,18 +27,8 @@ def add_commands(commands) -> None:
         parser.add_argument("--overwrite", action="store_true", help="replace existing files")
         parser.add_argument("--model", help="folder with the codec's weights (default: the shipped ones)")
         if name == "compress":
-            parser.add_argument("--quality", type=quality, default=50, metavar="0..100", help="default: %(default)s")
-            parser.add_argument("--background", type=colour, help="colour under transparent pictures, such as white")
+            parser.add_argument("--quality", type=int, default=50, metavar="0..100", help="default: %(default)s")
         parser.set_defaults(run=partial(_run, parser, name))
-
-
-def quality(text: str) -> int:  # argparse shows this name for a ValueError: "invalid quality value: '101'"
-    return QUALITIES.index(int(text))
-
-
-def colour(text: str) -> str:
-    ImageColor.getrgb(text)
-    return text
 
 
 def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
@@ -55,71 +38,42 @@ def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:
         parser.error(f"{count} of the files would become {target}; write them to different folders")
-    try:
-        codec = Codec.from_pretrained(options.model)
-        out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    failed = 0
-    with tqdm(total=len(targets), unit="file", desc=name, disable=None) as bar:  # no bar unless stderr is a terminal
-        for k, (file, target) in enumerate(zip(files, targets)):
-
-            def progress(fraction: float, k: int = k) -> None:
-                bar.update(k + fraction - bar.n)
-
-            try:
-                done = convert(codec, file, target, options, progress)
-            except (DataError, OSError, ValueError) as error:
-                failed += 1
-                named = str(file) in str(error) or str(target) in str(error)
-                show_line(str(error) if named else f"{file}: {error}", sys.stderr)
-            except KeyboardInterrupt:
-                bar.write("interrupted; every file written is complete", file=sys.stderr)
-                return 130
-            else:
-                show_line(done, sys.stdout)
-            progress(1.0)
+    codec, failed = Codec.from_pretrained(options.model), 0
+    out.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(files, unit="file", desc=name, disable=None)  # no bar unless stderr is a terminal
+    for file, target in zip(bar, targets):
+        try:
+            done = convert(codec, file, target, options)
+        except (DataError, OSError, ValueError) as error:
+            failed += 1
+            named = str(file) in str(error) or str(target) in str(error)
+            bar.write(str(error) if named else f"{file}: {error}", file=sys.stderr)
+        else:
+            bar.write(done, file=sys.stdout)
     if failed:
-        show_line(f"{failed} of {len(targets)} files failed", sys.stderr)
+        print(f"{failed} of {len(targets)} files failed", file=sys.stderr)
     return 1 if failed else 0
 
 
-def show_line(text: str, stream: TextIO) -> None:
-    """Print a line above any progress bar. If the stream cannot take it, say so on stderr and go on."""
-    try:
-        tqdm.write(text, file=stream)
-        stream.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for what is left, also at the exit
-        if not isinstance(error, BrokenPipeError):
-            print(f"the report could not be written ({error.strerror})", file=sys.stderr)
-
-
-def _compress(codec: Codec, file: Path, to: Path, options: Namespace, progress: Progress) -> str:
+def _compress(codec: Codec, file: Path, to: Path, options: Namespace) -> str:
     """Compress a picture, decompress it again, and return a line on size and quality."""
     _check_free([to], options)
-    picture = read_picture(file, background=options.background)
-    data = codec.compress(picture, options.quality, progress=lambda fraction: progress(fraction / 2))
-    decoded = codec.decompress(data, lambda fraction: progress(0.5 + fraction / 2))
+    picture = read_picture(file)
+    data = codec.compress(picture, options.quality)
+    decoded = codec.decompress(data)
     write_whole({to: data})
     H, W = picture.shape[1:]
     decibel = psnr(to_model(decoded)[None], to_model(picture)[None]).item()
     return f"{to}  {W}×{H}  {len(data):,} bytes  {8 * len(data) / (H * W):.3f} bpp  {decibel:.2f} dB"
 
 
-def _decompress(codec: Codec, file: Path, to: Path, options: Namespace, progress: Progress) -> str:
+def _decompress(codec: Codec, file: Path, to: Path, options: Namespace) -> str:
     """Write a picture, or each picture of a batch, as PNG, and return a line on it."""
-    images = codec.decompress(file.read_bytes(), progress)
+    images = codec.decompress(file.read_bytes())
     batch = images.ndim == 4
     names = [to.with_stem(f"{to.stem}-{k}") for k in range(len(images))] if batch else [to]
     _check_free(names, options)
-    files = {}
-    for name, image in zip(names, images if batch else [images]):
-        png = io.BytesIO()
-        to_pil_image(image).save(png, "PNG")
-        files[name] = png.getvalue()
-    write_whole(files)
+    write_whole({name: as_png(image) for name, image in zip(names, images if batch else [images])})
     H, W = images.shape[-2:]
     return f"{names[0]}{f' and {len(names) - 1} more' if batch else ''}  {W}×{H}"
 

@@ -11,23 +11,19 @@ from torchvision.transforms.functional import pil_to_tensor
 from ..files import resource, user_path
 from ..tiles import cut
 from .cifar10 import load_cifar10
-from .pictures import EXTENSIONS, image_files, open_picture, pixel_sizes, read_picture, warn_of_twins
+from .pictures import EXTENSIONS, image_files, open_picture, pixel_sizes, read_picture
 from .sets import CLASSES, DataError, Splits, image_set
 
 
-def load_images(source: str | Path = "sample", size: int | tuple[int, int] | None = None, fit: str = "crop") -> Splits:
+def load_images(source: str | Path = "sample", size: int | tuple[int, int] | None = None) -> Splits:
     """Load "sample" (2,000 + 500 CIFAR-10 images that come with the package), "cifar10" or a folder of images.
 
-    The images in and below a folder, hidden ones left out, have one size, or are brought to `size`, a side in pixels or
-    (height, width): fit="crop" scales and cuts out the centre, fit="resize" stretches. A tenth, chosen with a fixed
-    seed, is the test set; labels are None. Warns of images that occur twice; DataError if some cannot be read.
+    The images in and below a folder, hidden ones left out, have one size, or are scaled and cropped to `size`, a side
+    in pixels or (height, width). A tenth, chosen with a fixed seed, is the test set; labels are None. DataError if some
+    cannot be read.
     """
-    if fit not in ("crop", "resize"):
-        raise ValueError(f'fit must be "crop" or "resize", got {fit!r}')
     if source not in ("sample", "cifar10"):
-        if size is not None and len(pixel_sizes("size", size)) not in (1, 2):
-            raise ValueError(f"size must be a side or (height, width), got {size}")
-        return _load_folder(user_path(source), size, fit)
+        return _load_folder(user_path(source), size)
     if size is not None:
         raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
     return _load_sample() if source == "sample" else load_cifar10()
@@ -47,10 +43,10 @@ def _load_sample() -> Splits:
     return Splits(*sets)
 
 
-def _load_folder(folder: Path, size: int | tuple[int, int] | None, fit: str) -> Splits:
+def _load_folder(folder: Path, size: int | tuple[int, int] | None) -> Splits:
     if not folder.is_dir():
         raise DataError(f'{folder} is not a folder; load_images takes "sample", "cifar10" or a folder of images')
-    paths = sorted(Path(path) for path, _ in image_files(folder))
+    paths = sorted(folder / name for name, _ in image_files(folder))
     if len(paths) < 2:
         raise DataError(f"{folder} holds fewer than two images ({', '.join(EXTENSIONS)}): to train on and to test")
     images = []
@@ -58,12 +54,11 @@ def _load_folder(folder: Path, size: int | tuple[int, int] | None, fit: str) -> 
         picture = open_picture(path)
         if size is not None:
             height, *_, width = 2 * pixel_sizes("size", size)
-            picture = ImageOps.fit(picture, (width, height)) if fit == "crop" else picture.resize((width, height))
+            picture = ImageOps.fit(picture, (width, height))
         images.append(pil_to_tensor(picture))
         if images[-1].shape != images[0].shape:
             (h, w), (h0, w0) = images[-1].shape[1:], images[0].shape[1:]
             raise DataError(f"{path} is {h}×{w}, but {paths[0]} is {h0}×{w0}; say size= to bring them to one size")
-    warn_of_twins((str(path), image.numpy().tobytes()) for path, image in zip(paths, images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     tests, name = max(1, len(images) // 10), Path(os.path.abspath(folder)).name
     train, test = (torch.stack([images[i] for i in sorted(part)]) for part in (order[tests:], order[:tests]))

@@ -26,7 +26,7 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
     constant, x = constants(record), images.images
     prepared = lru_cache(None)(lambda k: candidates(codec, x[k]))  # half a second per image
     names = list(counted(prepared(0), True, {}))
-    pick, status = Thumbnails(x), label("")
+    pick = Thumbnails(x)
     size = slider("bytes", 400, 60, 600, 4, width=440, kind=widgets.IntSlider)
     headers = widgets.Checkbox(True, indent=False, description="count headers")
     original, spent, *results = (Picture("") for _ in ("original", "bits", *names))
@@ -42,10 +42,8 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
             picture.show(file.image if file else NOTHING, _title(files[name], file))
         title = f"<b>DCAE, bits per site</b><br>0 dark … {bits.max():.0f} bright"
         spent.show(plots.colorize(bits / bits.max().clamp(min=1e-12)), title)
-        left_out = "not counted: what all files of a codec at one quality have alike"
-        status.value = "counted: whole files" if headers.value else left_out
 
-    rows = [pick, [size, headers], status, [original, results[0], spent], results[1:]]
+    rows = [pick, [size, headers], [original, results[0], spent], results[1:]]
     if "AVIF" not in names:
         rows.append(label("AVIF is left out: this Pillow writes none; 11.3 and later do, as installed from PyPI"))
     controls = {"image": pick, "bytes": size, "headers": headers}

@@ -213,10 +213,11 @@ def classes(model: DCAE, images: ImageSet) -> Explorer:
     if images.labels is None:
         raise ValueError(f"{images.name} has no labels; means of classes need them")
     x, z = _encode(model, images, count=None)
-    decoded = latents.decode_all(model, latents.class_means(z, images.labels)).clamp(-1, 1)
-    pixels = latents.class_means(x, images.labels)
+    kinds = images.labels.unique()
+    means, pixels = (torch.stack([v[images.labels == k].mean(0) for k in kinds]) for v in (z, x))
+    decoded = latents.decode_all(model, means).clamp(-1, 1)
     left, right = Picture("mean latent, decoded"), Picture("")
-    names = [CLASSES[k] for k in images.labels.unique()]
+    names = [CLASSES[k] for k in kinds]
     choice = widgets.ToggleButtons(options=[(name, k) for k, name in enumerate(names)], style={"button_width": "auto"})
 
     def draw() -> None:

@@ -1,4 +1,4 @@
-"""Operations on latents and what they measure: reach, effects, directions, levels, class means."""
+"""Operations on latents and what they measure: reach, effects, directions, levels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,11 +93,6 @@ def principal_components(z: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     values, vectors = values.flip(0)[:n].clamp(min=0), vectors.T.flip(0)[:n]
     vectors = vectors * vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
     return flat.mean(0).view(shape).float(), vectors.reshape(-1, *shape).float(), values.sqrt().float()
-
-
-def class_means(z: Tensor, labels: Tensor) -> Tensor:
-    """Average each class that occurs, in the order of labels: [N, ...], int64 labels [N] → [classes, ...]."""
-    return torch.stack([z[labels == k].mean(0) for k in labels.unique()])
 
 
 def levels_of(z: Tensor, levels: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,34 +2,21 @@
 
 import base64
 import html
-import io
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 from traitlets import Int
 
 from .. import plots
-from ..data import DataError
+from ..data import DataError, as_png
 from ..metrics import psnr
 
 SIDE, BOARD = 192, 256  # of a picture and of a board on the screen, in CSS pixels
-STYLE = """<style>
-.dcae-pixels { image-rendering: pixelated; }
-.dcae-label { color: var(--jp-ui-font-color1, inherit); }
-.dcae-label small { line-height: 1; }
-.dcae-thumbnail { background-size: cover; image-rendering: pixelated; margin: 1px; padding: 0; }
-.dcae-chosen { outline: 3px solid #E69F00; outline-offset: -1px; }
-.dcae-board { position: relative; overflow: hidden; }
-.dcae-board > .dcae-sites { position: absolute; inset: 0; margin: 0; overflow: hidden; }
-.dcae-site, .dcae-site:hover { background: transparent; border: 1px solid rgba(128, 128, 128, .3); }
-.dcae-site { margin: 0; padding: 0; }
-.dcae-site.mod-active { background: rgba(230, 159, 0, .2); border-color: #E69F00; box-shadow: none; }
-.dcae-scroll { overflow: auto; max-height: 640px; }
-</style>"""
+STYLE = f"<style>\n{Path(__file__).with_name('style.css').read_text()}</style>"
 
 
 class Explorer(widgets.VBox):
@@ -53,10 +40,7 @@ class Explorer(widgets.VBox):
                 widget.observe(self.redraw, "value")
 
     def redraw(self, *_) -> None:
-        """Draw, and put what that raises into `message`; by itself, ipywidgets would only log it.
-
-        The pictures stay. ipywidgets throttles: the page sends only the latest value, so a fast drag never queues up.
-        """
+        """Draw, and put what that raises into `message`; by itself, ipywidgets would only log it."""
         if self.paused:
             return
         try:
@@ -137,9 +121,7 @@ def board(image: widgets.Image, h: int, w: int) -> tuple[widgets.Box, list[widge
 
 def png(x: Tensor, bound: float | None = None) -> bytes:
     """Return a picture, as `plots.show_image` takes it, as a PNG file."""
-    file = io.BytesIO()
-    to_pil_image(plots.in_colour(x, bound)).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return as_png(plots.in_colour(x, bound), compress_level=1)
 
 
 def decibels(y: Tensor, x: Tensor) -> str:

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,13 +17,6 @@ from ..data import Splits
 from ..files import write_whole
 from ..loop import Hook, SingleProcess, State
 from .progress import read_losses
-
-KEPT = 2  # if the newest is damaged, there is one before it
-NAME = re.compile(r"\d{9}-([0-9a-f]{16})\.safetensors")  # the step, and the start of the file's SHA-256
-
-
-class CheckpointError(OSError):
-    """A checkpoint could not be written; the message says why, and what is still there."""
 
 
 class Checkpoint(Hook):
@@ -41,8 +33,8 @@ class Checkpoint(Hook):
         self.parallel.on_rank0(lambda: set_damaged_aside(self.folder))
         if newest := checkpoints(self.folder)[:1]:
             tensors, record = load_checkpoint(newest[0])
-            before = {name: record[name] for name in self.identity}
-            refuse_changes(before, self.identity, f"{self.folder} holds checkpoints of another training")
+            before, now = (kept["config"] | kept["data"] for kept in (record, self.identity))
+            refuse_changes(before, now, f"{self.folder} holds checkpoints of another training")
             restore(state, tensors, record)
         self.order = state.order.get_state()  # at the start of an epoch: the order of its images follows from it
         self.saved = time.monotonic()
@@ -55,7 +47,7 @@ class Checkpoint(Hook):
         self.order = state.order.get_state()
 
     def save(self, state: State) -> None:
-        """Raises CheckpointError, and FloatingPointError for losses that are not finite."""
+        """Raises OSError if the disk is full, and FloatingPointError for losses that are not finite."""
         progress = dict(losses=read_losses(state), seconds=state.seconds)
         record = self.identity | progress | dict(history=state.history, sessions=state.sessions)
         self.parallel.on_rank0(lambda: save_checkpoint(self.folder, state.step, pack(state, self.order), record))
@@ -69,20 +61,19 @@ class Checkpoint(Hook):
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
-    """Write a checkpoint and delete all older ones but one; CheckpointError, and all stay, if it cannot be written."""
+    """Write a checkpoint and delete all older ones but one; OSError, and all stay, if it cannot be written."""
     # A copy each: safetensors refuses tensors that share memory, as those of SOAP's state do.
     copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     data = save(copies, metadata={"record": json.dumps(record)})
     path = folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     try:
         write_whole({path: data})
-        for old in checkpoints(folder)[KEPT:]:
+        for old in checkpoints(folder)[2:]:  # if the newest is damaged, there is one before it
             old.unlink()
     except OSError as error:
-        kept = ", ".join(old.name for old in checkpoints(folder)) or "none"
-        raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Checkpoints "
-            f"there: {kept}. Free some space or choose another folder; the same training resumes from the last one"
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Free some "
+            f"space or choose another folder; the same training resumes from its last checkpoint"
         ) from error
     return path
 
@@ -94,8 +85,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """List the checkpoints in a folder, the newest first."""
-    return sorted((path for path in folder.glob("*") if NAME.fullmatch(path.name)), reverse=True)
+    """List the checkpoints in a folder, the newest first: their names begin with the step."""
+    return sorted(folder.glob("[0-9]" * 9 + "-*.safetensors"), reverse=True)
 
 
 def set_damaged_aside(folder: Path) -> None:
@@ -114,17 +105,9 @@ def as_json(settings: dict) -> dict:
 
 def refuse_changes(before: dict, now: dict, reason: str) -> None:
     """Raise ValueError, with the reason and what differs, if settings changed."""
-    if changes := "; ".join(differences(before, now)):
+    pairs = {name: (before.get(name), now.get(name)) for name in before | now}
+    if changes := "; ".join(f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new):
         raise ValueError(f"{reason} ({changes}). Write to another folder, or delete this one to start over")
-
-
-def differences(before, now, name: str = "") -> Iterator[str]:
-    """Describe how nested settings differ: "lr was 0.01, is 0.02"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from differences(before.get(key), now.get(key), key)
-    elif before != now:
-        yield f"{name} was {before}, is {now}"
 
 
 def pack(state: State, order: Tensor) -> dict[str, Tensor]:
@@ -140,12 +123,14 @@ def pack(state: State, order: Tensor) -> dict[str, Tensor]:
 
 def restore(state: State, tensors: dict[str, Tensor], record: dict) -> None:
     """Put back what `pack` gathered, and the run's progress."""
-    state.model.load_state_dict(_below("model/", tensors))
-    values: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below("optimizer/", tensors).items():
-        i, key = name.split("/", 1)
-        values.setdefault(int(i), {})[key] = value
-    state.optimizer.load_state_dict(dict(state=values, param_groups=state.optimizer.state_dict()["param_groups"]))
+    groups: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        group, _, key = name.rpartition("/")
+        groups[group][key] = value
+    state.model.load_state_dict(groups["model"])
+    settings = state.optimizer.state_dict()["param_groups"]
+    values = {i: groups[f"optimizer/{i}"] for group in settings for i in group["params"] if f"optimizer/{i}" in groups}
+    state.optimizer.load_state_dict(dict(state=values, param_groups=settings))
     state.order.set_state(tensors["order"])
     torch.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and state.device.type == "cuda":
@@ -153,7 +138,3 @@ def restore(state: State, tensors: dict[str, Tensor], record: dict) -> None:
     state.history, state.sessions, state.seconds = record["history"], record["sessions"], record["seconds"]
     state.losses = list(torch.tensor(record["losses"], device=state.device).unbind())
     state.step = len(state.history) * state.steps_per_epoch + len(state.losses)
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

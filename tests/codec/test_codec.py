@@ -11,9 +11,9 @@ import torch
 from PIL import ExifTags, Image
 
 from dcae_lib import Codec, to_model, to_uint8
-from dcae_lib.codec.bitstream import CorruptStream, WrongModel
-from dcae_lib.codec.codec import SEAMLESS, identity
-from dcae_lib.data import open_picture
+from dcae_lib.codec.bitstream import CorruptStream
+from dcae_lib.codec.codec import SEAMLESS
+from dcae_lib.data import DataError, open_picture
 from dcae_lib.metrics import psnr
 from dcae_lib.tiles import cut, join
 
@@ -44,13 +44,7 @@ def test_pillow_images_are_opened_as_pictures_are(codec, cat):
     image = Image.fromarray(cat[:, :24, :40].permute(1, 2, 0).numpy())
     image.putalpha(200)
     image.getexif()[ExifTags.Base.Orientation] = 6
-    assert codec.compress(image, 70, background="red") == codec.compress(open_picture(image, background="red"), 70)
-    with pytest.raises(ValueError, match=r"the image .*transparent"):
-        codec.compress(image)
-    with pytest.raises(ValueError, match="unknown color specifier: 'rouge'"):
-        codec.compress(image, background="rouge")
-    image.putalpha(255)  # opaque everywhere
-    codec.compress(image)
+    assert codec.compress(image, 70) == codec.compress(open_picture(image), 70)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +68,7 @@ def test_pillow_images_are_opened_as_pictures_are(codec, cat):
 )
 def test_everything_else_is_refused(wrong, message, codec):
     for call in (codec.compress, codec.compress_each, codec.preview):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, DataError), match=message):
             call(wrong)
 
 
@@ -151,14 +145,6 @@ def test_preview_equals_the_decompressed_image(q, codec, images, cat):
         assert close(codec.preview(x, q), y.view(-1, *y.shape[-3:]))
 
 
-def test_progress_rises_to_one(codec, cat):
-    compress, decompress = [], []
-    codec.compress(cat.repeat(1, 2, 2), 0, progress=compress.append)
-    codec.decompress(codec.compress(cat[:, :9, :9]), decompress.append)
-    for fractions in (compress, decompress):
-        assert len(fractions) > 1 and fractions[-1] == 1 and all(0 < a < b for a, b in pairwise(fractions))
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("q", [0, SEAMLESS - 1, SEAMLESS, 100])
 def test_only_low_qualities_decode_tiles_with_their_neighbours(q, codec, cat):
@@ -178,25 +164,25 @@ def test_pickled_codec_writes_the_same_bytes(codec, images):
 
 
 def test_identity_depends_on_every_weight_table_and_setting(codec):
-    assert len(codec.identity) == 32 and identity(Codec.from_pretrained().model) == codec.identity
+    assert len(codec.identity) == 32 and Codec.from_pretrained().identity == codec.identity
     model = copy.deepcopy(codec.model)
     assert "context.tables" in model.state_dict()
     for value in model.state_dict().values():
         last = value.view(-1).view(torch.int32)[-1:]
         last ^= 1  # the last bit of a float
-        assert identity(model) != codec.identity
+        assert Codec(model).identity != codec.identity
         last ^= 1
-    assert identity(model) == codec.identity
+    assert Codec(model).identity == codec.identity
     model.config = model.config | dict(groups=model.config["groups"] + 1)
-    assert identity(model) != codec.identity
+    assert Codec(model).identity != codec.identity
 
 
 def test_files_of_another_model_are_refused(codec, images):
     data, model, others = codec.compress(images[0]), copy.deepcopy(codec.model), {}
     while len(others) < 2:  # one whose hash begins with the same byte, and one whose does not
         model.log_gain.data[0, 0] += 0.001
-        others.setdefault(identity(model)[0] == codec.identity[0], copy.deepcopy(model))
-    with pytest.raises(WrongModel, match="written with a model whose hash begins with"):
+        others.setdefault(Codec(model).identity[0] == codec.identity[0], copy.deepcopy(model))
+    with pytest.raises(ValueError, match="written with a model whose hash begins with"):
         Codec(others[False]).decompress(data)
     with pytest.raises(CorruptStream, match="another model wrote them"):
         Codec(others[True]).decompress(data)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, features
 
-from dcae_lib.data import DataError, image_files, open_picture, pictures, pixel_sizes, read_picture
+from dcae_lib.data import DataError, image_files, open_picture, pixel_sizes, read_picture
 
 NOISE = Image.effect_noise((400, 300), 99).convert("RGB")
 
@@ -18,8 +18,8 @@ def encoded(image, format="PNG", **options):
     return file.getvalue()
 
 
-def opened(content, **options):
-    return open_picture(io.BytesIO(content), "name", **options)
+def opened(content):
+    return open_picture(io.BytesIO(content), "name")
 
 
 def test_a_picture_is_read_from_path_or_open_file(tmp_path):
@@ -63,20 +63,9 @@ def test_of_an_animation_the_first_frame_is_opened(format):
         assert opened(encoded(Image.new("RGB", (4, 4), "red"), format, **frames)).getpixel((1, 1)) == (255, 0, 0)
 
 
-def test_a_transparent_picture_needs_a_background():
+def test_a_transparent_picture_is_put_on_white():
     content = encoded(Image.new("RGBA", (4, 4), (200, 100, 0, 51)))
     assert opened(content).getpixel((1, 1)) == (244, 224, 204)
-    assert opened(content, background="black").getpixel((1, 1)) == (40, 20, 0)
-    with pytest.raises(DataError, match="name is transparent"):
-        opened(content, background=None)
-
-
-def test_a_picture_that_is_opaque_everywhere_needs_no_background():
-    grey = Image.new("L", (4, 4), 204)
-    pictures = [grey.convert(mode) for mode in ("LA", "RGBA", "P")] + [grey.convert("P").convert("PA")]
-    pictures[2].info["transparency"] = 7  # an entry of the palette that no pixel has
-    for picture in pictures:
-        assert set(open_picture(picture, background=None).tobytes()) == {204}
 
 
 P3 = dict(rXYZ=(0.51512, 0.2412, -0.00105), gXYZ=(0.29198, 0.69225, 0.04189), bXYZ=(0.1571, 0.06657, 0.78407))
@@ -102,7 +91,7 @@ def test_colours_of_a_profile_become_those_of_srgb(format):
     assert np.abs(np.asarray(opened(content)) - wanted).max() < 1.5
     clear = Image.fromarray(np.dstack([pixels, np.full((8, 8), 128, np.uint8)]))
     content = encoded(clear, "PNG", icc_profile=profile(P3))
-    assert np.abs(np.asarray(opened(content, background="black")) - wanted * 128 / 255).max() < 1.5
+    assert np.abs(np.asarray(opened(content)) - (wanted * 128 / 255 + 127)).max() < 1.5
     content = encoded(Image.fromarray(pixels), format, icc_profile=profile({}), lossless=True)  # sRGB itself
     assert np.array_equal(np.asarray(opened(content)), pixels)
 
@@ -119,7 +108,6 @@ BAD = {
     "broken chunk": (b"\x8f\x05! ".join(encoded(NOISE).rsplit(b"IDAT", 1)), "cannot be read as a picture"),
     "16 bits": (encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16))), "has more than 8 bits"),
     "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "has more than 8 bits"),
-    "100 megapixels": (encoded(Image.new("1", (10_000, 10_000))), "is 10000×10000; 67 megapixels at most"),
     "400 megapixels": (encoded(Image.new("1", (20_000, 20_000))), "cannot be read as a picture .*400000000 pixels"),
 }
 if features.check("avif"):
@@ -138,14 +126,6 @@ def test_a_bad_picture_is_refused_in_one_line(kind, monkeypatch):
         open_picture(io.BytesIO(content), "a\nname")
 
 
-def test_a_picture_may_have_as_many_pixels_as_allowed(monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", NOISE.width * NOISE.height)
-    assert opened(encoded(NOISE)).size == NOISE.size
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 400 * 300 - 1)
-    with pytest.raises(DataError, match="is 400×300"):
-        opened(encoded(NOISE))
-
-
 def test_images_are_found_in_folders_and_through_links(tmp_path):
     (tmp_path / "deep").mkdir()
     hidden = (".ipynb_checkpoints/a-checkpoint.png", "deep/@eaDir/b.jpeg", "__MACOSX/a.png", "deep/._b.jpeg")
@@ -154,16 +134,14 @@ def test_images_are_found_in_folders_and_through_links(tmp_path):
         (tmp_path / name).write_bytes(b"12345")
     (tmp_path / "link.webp").symlink_to(tmp_path / "a.PNG")
     (tmp_path / "round").symlink_to(tmp_path)
-    paths = [tmp_path / name for name in ("a.PNG", "c.avif", "d.gif", "deep/b.jpeg", "link.webp")]
-    assert sorted(image_files(tmp_path)) == [(str(path), 5) for path in paths]
+    images = ("a.PNG", "c.avif", "d.gif", "deep/b.jpeg", "link.webp")
+    assert sorted(image_files(tmp_path)) == [(name, 5) for name in images]
 
 
 def test_what_cannot_be_looked_into_is_named(tmp_path):
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match=r"broken\.png cannot be read \(No such file"):
+    with pytest.raises(OSError, match=r"No such file .*broken\.png"):
         list(image_files(tmp_path))
-    with pytest.raises(DataError, match=r"nowhere cannot be read \(No such file"):
-        list(image_files(tmp_path / "nowhere"))
 
 
 def test_sizes_are_whole_pixels():

@@ -88,12 +88,6 @@ def test_principal_components_are_those_of_an_svd(N, offset):
     assert latents.principal_components(z[:2], 5)[2][1:].abs().max() < 1e-5  # 0 without variance, and not NaN
 
 
-def test_class_means_average_members():
-    z, labels = random(7, 2, 3), torch.tensor([2, 0, 1, 2, 0, 2, 2])
-    expected = np.stack([z.numpy()[labels.numpy() == k].mean(0) for k in range(3)])
-    np.testing.assert_allclose(latents.class_means(z, labels), expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize("levels", [2, 3, 300])
 def test_numbers_go_to_the_nearest_level_of_their_channel(levels):
     z, low, high = 3 * random(2, 4, 4, 4), torch.tensor([-1.0, -5, 0, 0.3]), torch.tensor([1.0, 0.5, 4, 0.3])

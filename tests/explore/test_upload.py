@@ -104,7 +104,7 @@ def test_first_picture_is_the_cat_or_yours(course, tmp_path, monkeypatch):
     FLAT.save(tmp_path / "mine.png")
     explorer = explore.upload(course.model, tmp_path / "mine.png")
     assert (pixels(explorer.pictures["original"])[:, 1, 1] == torch.tensor(BROWN)).all()
-    with pytest.raises(DataError, match=r"missing.png is not there"):
+    with pytest.raises(DataError, match=r"missing.png cannot be read"):
         explore.upload(course.model, Path("missing.png"))
     stills, image_rows = [], plots.image_rows
     monkeypatch.setattr(plots, "image_rows", lambda *arguments: stills.append(arguments) or image_rows(*arguments))

@@ -11,7 +11,7 @@ from several import CONFIG, PICTURES, equal
 
 from dcae_lib import DCAE, load_images, train, training
 from dcae_lib.runs import checkpoint
-from dcae_lib.runs.checkpoint import CheckpointError, checkpoints, load_checkpoint, save_checkpoint
+from dcae_lib.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from dcae_lib.runs.progress import NonFiniteLoss
 
 EACH_STEP = -1.0  # seconds between two checkpoints
@@ -157,8 +157,8 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(damage, count, whol
 
 OTHERS = [
     (dict(seed=7, epochs=3), {}, "epochs was 2, is 3; seed was 0, is 7"),
-    (dict(model=CONFIG.model | dict(channels=(4, 16))), {}, r"channels was \[4, 8\], is \[4, 16\]"),
-    (dict(optimizer_args={}, clip=None), {}, "precondition_frequency was 3, is None; clip was 0.5, is None"),
+    (dict(model=CONFIG.model | dict(channels=(4, 16))), {}, r"model was {.*\[4, 8\].*}, is {.*\[4, 16\].*}"),
+    (dict(optimizer_args={}, clip=None), {}, "optimizer_args was {.* 3.*}, is {}; clip was 0.5, is None"),
     ({}, dict(sha256="X"), "noise test was 4 images, SHA-256 the hash of noise test, is 4 images, SHA-256 X"),
     ({}, dict(images=PICTURES.test.images[:3]), "noise test was 4 images, .*, is 3 images, .*"),
     ({}, dict(name="faces"), "noise test was 4 images, .*, is None; faces was None, is 4 images, .*"),
@@ -196,16 +196,14 @@ def full_from(nth, function):
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_full_disk_is_named_with_what_is_kept(name, whole, stopped, monkeypatch):
+def test_full_disk_is_named_with_what_to_do(name, whole, stopped, monkeypatch):
     before = content(stopped)
-    kept = ", ".join(path.name for path in checkpoints(stopped / "checkpoints"))
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError) as caught:
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the same training resumes") as caught:
         patch.setattr(os, name, full_from(1, getattr(os, name)))
         train(CONFIG, stopped, PICTURES, save_every=EACH_STEP)
     assert str(caught.value) == (
         f"the checkpoint of step 12 could not be written to {stopped / 'checkpoints'}: No space left on device. "
-        f"Checkpoints there: {kept}. Free some space or choose another folder; "
-        "the same training resumes from the last one"
+        "Free some space or choose another folder; the same training resumes from its last checkpoint"
     )
     assert content(stopped) == before and equal(train(CONFIG, stopped, PICTURES), whole)
 

@@ -21,9 +21,7 @@ from PIL import Image
 from dcae_lib import TrainConfig, train
 from dcae_lib.data import DataError, to_uint8
 from dcae_lib.scale import stream
-from dcae_lib.scale.stream import Files, square, stream_images
-
-pytestmark = pytest.mark.filterwarnings("ignore:.* further images of samples")
+from dcae_lib.scale.stream import ImageStream, square, stream_images
 
 
 def picture(i):
@@ -52,7 +50,7 @@ def shards(tmp_path_factory):
         with webdataset.TarWriter(str(root / f"train-{shard:03d}.tar")) as sink:
             for i in range(shard * 18, shard * 18 + 18):
                 picture(i).save(file := io.BytesIO(), "PNG")
-                sink.write({"__key__": f"deep/{i:03d}", "png": file.getvalue(), "cls": i, "mask.png": b"no picture"})
+                sink.write({"__key__": f"deep/{i:03d}", "png": file.getvalue(), "cls": i})
     return root
 
 
@@ -71,7 +69,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("kind", ["folder", "shards"])
 def test_every_image_is_found_and_read_as_it_is(kind, request):
-    files = Files(request.getfixturevalue(kind))
+    files = ImageStream(request.getfixturevalue(kind), (16,), 0)
     numbers = [files.read(i).getpixel((0, 0))[0] for i in range(len(files))]
     assert sorted(numbers) == list(range(90))
     assert all(files.read(i).tobytes() == picture(number).tobytes() for i, number in enumerate(numbers))
@@ -93,15 +91,12 @@ def test_the_test_set_holds_the_centres_of_few_images(folder, monkeypatch):
     monkeypatch.setattr(stream, "MAX_TESTS", 4)
     splits = stream_images(folder, (16, 32), workers=0)
     rest = sorted({*range(90)} - {*splits.train.chosen.tolist()})
-    centres = [square(splits.train.files.read(i), 32) for i in rest]
+    centres = [square(splits.train.read(i), 32) for i in rest]
     assert len(rest) == 4 and torch.equal(splits.test.images, torch.stack(centres))
 
 
-def test_shards_may_be_listed(shards):
-    paths = sorted(shards.glob("*.tar"))
-    whole, listed = stream_images(shards, 32, workers=0), stream_images(paths, 32, workers=0)
-    assert same(epoch(whole), epoch(listed)) and whole.train.sha256 == listed.train.sha256
-    assert len(stream_images(paths[0], 32, workers=0).train) == 17
+def test_one_shard_is_enough(shards):
+    assert len(stream_images(sorted(shards.glob("*.tar"))[0], 32, workers=0).train) == 17
 
 
 def test_crops_lie_anywhere_within_the_image():
@@ -157,13 +152,13 @@ def test_a_stopped_training_ends_with_the_same_weights(folder, tmp_path, monkeyp
     config = TrainConfig(dataset=str(folder), crop=(16, 32), epochs=2, batch_size=10, model=dict(groups=1))
     whole, reads = train(config), []
 
-    def read(files, i, read=Files.read):
+    def read(files, i, read=ImageStream.read):
         reads.append(i)
         if len(reads) == 9 + 130:  # of 81 images an epoch, after 9 of the test set
             raise KeyError("stopped")
         return read(files, i)
 
-    monkeypatch.setattr(Files, "read", read)
+    monkeypatch.setattr(ImageStream, "read", read)
     with pytest.raises(KeyError, match="stopped"):
         train(config, tmp_path, stream_images(folder, config.crop, workers=0), save_every=0.0)
     monkeypatch.undo()
@@ -186,7 +181,7 @@ def test_larger_crops_train_a_deeper_network(tmp_path):
 @pytest.mark.slow
 def test_a_broken_image_is_named_and_another_stands_in(copy):
     splits = stream_images(copy, 16, workers=1)
-    name = splits.train.files.paths[splits.train.chosen[-1]].decode()  # the last one: the next one is the first
+    name = splits.train.paths[splits.train.chosen[-1]].decode()  # the last one: the next one is the first
     (copy / name).write_bytes(b"\x89PNG and nothing else")
     with pytest.warns(UserWarning, match=rf"{name} .*the next one is taken in its place"):
         assert sum(map(len, epoch(splits))) == 81
@@ -195,9 +190,9 @@ def test_a_broken_image_is_named_and_another_stands_in(copy):
 def test_a_broken_test_image_is_left_out(copy):
     whole = stream_images(copy, 16, workers=0)
     first = int(torch.randperm(90, generator=torch.Generator().manual_seed(0))[0])
-    name = whole.train.files.paths[first].decode()
+    name = whole.train.paths[first].decode()
     (copy / name).write_bytes(b"no")
-    with pytest.warns(UserWarning, match=rf"{name} is not a picture.*it is left out"):
+    with pytest.warns(UserWarning, match=rf"{name} is not a picture.*the next one is taken"):
         splits = stream_images(copy, 16, workers=0)
     assert len(splits.test) == 9 and len(splits.train) == 80
     assert set(splits.train.chosen.tolist()) < set(whole.train.chosen.tolist())
@@ -207,7 +202,7 @@ def test_a_broken_test_image_is_left_out(copy):
 def test_many_broken_images_in_a_row_end_the_epoch(copy, workers):
     splits = stream_images(copy, 16, workers)
     for i in splits.train.chosen[5:]:
-        (copy / splits.train.files.paths[int(i)].decode()).write_bytes(b"no")
+        (copy / splits.train.paths[int(i)].decode()).write_bytes(b"no")
     with pytest.raises(DataError, match=r"^20 images in a row cannot be read; the last: \S+\.png is not a picture.*$"):
         epoch(splits)
 
@@ -306,50 +301,28 @@ def test_two_epochs_at_once_do_not_meet(folder):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_an_error(folder, monkeypatch):
-    def killed(files, i, read=Files.read):
+    def killed(files, i, read=ImageStream.read):
         if multiprocessing.parent_process():
             os.kill(os.getpid(), signal.SIGKILL)
         return read(files, i)
 
     if multiprocessing.get_start_method() != "fork":
         pytest.skip("only a forked worker inherits what is patched")
-    monkeypatch.setattr(Files, "read", killed)
+    monkeypatch.setattr(ImageStream, "read", killed)
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         epoch(stream_images(folder, 16, workers=1))
 
 
-def packed(path, members):
-    """Write a tar of (name, size of the picture), or (name, name that it links to)."""
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            if isinstance(content, str):
-                info.type, info.linkname = tarfile.LNKTYPE if content else tarfile.SYMTYPE, content
-                tar.addfile(info)
-            else:
-                Image.new("RGB", (content, content)).save(file := io.BytesIO(), "PNG")
-                info.size = file.tell()
-                tar.addfile(info, io.BytesIO(file.getvalue()))
-    return path
-
-
-def test_names_with_dots_and_hard_links_are_images_too(tmp_path):
-    photos = [("2020.01.png", 8), ("./2020.02.png", 9), ("day/7.of.9.png", 10), ("link.png", "2020.01.png")]
-    made = [(".ipynb_checkpoints/1.png", 11), ("__MACOSX/2.png", 12), ("day/._3.png", 13)]
-    assert [Files(packed(tmp_path / "a.tar", photos + made)).read(i).width for i in range(4)] == [8, 9, 10, 8]
-    fields = packed(tmp_path / "b.tar", [("1.png", 8), ("1.mask.png", 9), ("2.png", 10), ("3.png", "")])
-    with warnings.catch_warnings(record=True, action="always") as told:
-        assert [Files(fields).read(i).width for i in range(2)] == [8, 10]
-    assert "3.png in" in str(told[0].message) and "1 further images of samples" in str(told[1].message)
-
-
-def test_a_test_image_that_is_trained_on_is_named(folder, copy, recwarn):
-    stream_images(folder, 16, workers=0)
-    assert not recwarn
-    for path in list(copy.rglob("*.png")):
-        shutil.copy(path, path.with_name(f"again-{path.name}"))
-    with pytest.warns(UserWarning, match=r"png is the same picture as .*/again-.*: one may be trained on"):
-        stream_images(copy, 16, workers=0)
+def test_members_that_nobody_put_there_are_no_images(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i, name in enumerate(
+            ("2020.01.png", "./day/7.png", ".ipynb_checkpoints/1.png", "__MACOSX/2.png", "._3.png")
+        ):
+            Image.new("RGB", (8 + i, 8)).save(file := io.BytesIO(), "PNG")
+            (info := tarfile.TarInfo(name)).size = file.tell()
+            tar.addfile(info, io.BytesIO(file.getvalue()))
+    files = ImageStream(tmp_path / "a.tar", (16,), 0)
+    assert [files.read(i).width for i in range(len(files))] == [8, 9]
 
 
 @pytest.mark.slow
