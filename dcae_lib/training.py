@@ -44,7 +44,7 @@ def train(
 
     Raises NonFiniteLoss within 50 steps of a loss or gradient that is NaN or infinite; ValueError if `out` has
     checkpoints of another training (a finished one is replaced), or for crops that are no multiple of the model's
-    factor or below 11 pixels, the window of SSIM; CheckpointError if a checkpoint cannot be written.
+    factor or below 11 pixels, the window of SSIM; OSError if a checkpoint cannot be written.
     """
 
     def build() -> DCAE:

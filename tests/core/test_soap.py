@@ -353,7 +353,7 @@ def test_a_gradient_not_finite_raises_before_anything_changes(value, step):
     gradients = noise(shapes, 25, dtype=torch.float32)
     play(optimizer, gradients[:step]), play(twin, gradients[:step])
     before = snapshot(optimizer)
-    with pytest.raises(FloatingPointError, match="a NaN or .* too large to square; nothing was changed"):
+    with pytest.raises(FloatingPointError, match=r"a NaN or .* too large to square; nothing was changed"):
         play(optimizer, [spoilt(gradients[step], value, 2)])
     assert all(map(torch.equal, before[0], weights(optimizer)))
     assert step == 0 or same(before, snapshot(optimizer))  # before the first step there is no state to compare
