@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections import defaultdict
-from functools import cached_property, lru_cache
 from numbers import Integral
 from pathlib import Path
 
@@ -48,7 +47,7 @@ class Codec:
         """
         return cls(RateModel.from_pretrained(folder))
 
-    @cached_property
+    @property
     def identity(self) -> bytes:
         """The SHA-256 of all that coding depends on: settings, and names, types, shapes and bytes of all weights."""
         digest = hashlib.sha256(json.dumps(self.model.config, sort_keys=True).encode())
