@@ -161,8 +161,7 @@ class Bundle:
         """Copy the gradients in; on a CPU, see that their squares have a finite sum."""
         torch._foreach_copy_(self.gradients, [p.grad for p in self.params if p.grad is not None])
         if self.gradient.is_cpu and not (self.gradient @ self.gradient).isfinite():
-            what = "a gradient held a NaN or an infinity, or was too large to square"
-            raise FloatingPointError(f"{what}; nothing was changed")
+            raise FloatingPointError("a gradient was NaN, infinite or too large to square; nothing was changed")
 
     def count(self, lr, betas, weight_decay, precondition_frequency, **_) -> bool:
         """Count a step. The first gradient makes the bases, and moves nothing."""
@@ -269,18 +268,19 @@ def power_iteration(GG: Tensor, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def orthonormal(x: Tensor) -> Tensor:
-    """Make the columns of [N, d, d] orthonormal from the first to the last: the Q of QR, but for signs.
+    """Make the columns of [N, d, d] orthonormal, from the first to the last: the Q of QR.
 
-    By Cholesky twice, in float64 (Yamamoto et al. 2015, CholeskyQR2): on a GPU one call for all N, without waiting,
-    where QR takes one after the other. The square of a condition in float64 would not fit into float64, so QR there.
+    On a GPU, QR takes one matrix after the other, and Cholesky twice in float64 all of them in one call (Yamamoto et
+    al. 2015); it squares the condition, for which float64 leaves no room if x is in float64.
     """
-    if x.dtype == torch.float64:
+    if not x.is_cuda or x.dtype == torch.float64:
         return torch.linalg.qr(x).Q
-    y = x.double()
-    for _ in range(2):
-        L = torch.linalg.cholesky_ex(y.mT @ y).L
-        y = torch.linalg.solve_triangular(L, y.mT, upper=False).mT
-    return y.to(x.dtype)
+    return cholesky_qr(cholesky_qr(x.double())).to(x.dtype)
+
+
+def cholesky_qr(x: Tensor) -> Tensor:
+    L = torch.linalg.cholesky_ex(x.mT @ x).L
+    return torch.linalg.solve_triangular(L, x.mT, upper=False).mT
 
 
 def eigenbasis(GG: Tensor) -> Tensor:

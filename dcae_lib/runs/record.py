@@ -34,7 +34,7 @@ class Record(Hook):
 
 def provenance(device: torch.device) -> dict:
     """Return the code's revision, the versions of the packages that compute, and the hardware."""
-    packages = ("torch", "torchvision", "torchmetrics", "numpy", "safetensors")
+    packages = ("torch", "torchvision", "numpy", "safetensors")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return dict(
         revision=revision(),
