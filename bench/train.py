@@ -126,8 +126,8 @@ def timed(steps: int, images: int) -> tuple[float, float, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    command = parser(__doc__, "train", rounds=9)
-    command.add_argument("--steps", type=int, default=100, help="of each loop in each round")
+    command = parser(__doc__, "train", rounds=5)
+    command.add_argument("--steps", type=int, default=300, help="of each loop in each round")
     command.add_argument("--images", type=int, default=2000, help="that each loop evaluates in each round")
     command.add_argument("--dataset", default="cifar10", help='or "sample"')
     options = command.parse_args(arguments)

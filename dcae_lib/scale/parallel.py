@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from ..device import best_device
 from ..loop import SingleProcess, State
 
 T = TypeVar("T")
+TRAININGS = count()  # in this process
 TIMEOUT = timedelta(hours=1)  # rank 0 may download the data while the others wait
 
 
@@ -110,8 +112,9 @@ def processes(device: str | None = None) -> Iterator[tuple[SingleProcess, torch.
     if own.type == "cuda":
         torch.cuda.set_device(own)
     store, rank, size = next(dist.rendezvous("env://"))
-    # torchrun keeps its store when it restarts processes, and in it the addresses of dead ones (PyTorch issue 135712).
-    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    # The store keeps the addresses of groups before: those of processes that died, if torchrun has started them again
+    # (PyTorch issue 135712), and those of trainings before this one.
+    store = dist.PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}, {next(TRAININGS)}", store)
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
