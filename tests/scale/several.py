@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def in_float64() -> State:
     # Rounding makes tiny gradients where there are none; with SOAP's own eps of 1e-8 they would become steps, and grow.
     config = TrainConfig(epochs=3, batch_size=30, optimizer_args=dict(eps=1e-6))
     task = l1_task(config)._replace(build=lambda: Double(groups=1).double())
+    with processes("cpu"):
+        pass
+    time.sleep(RANK)  # rank 0 begins, and must not take the address that rank 1 had in the group before
     with processes("cpu") as (parallel, device):
         return fit(task, config, Splits(noise(61, "train"), noise(50, "test")), (), parallel, device)
 
