@@ -32,6 +32,12 @@ RUNS = {
     "ablation-no-zero-init": ("tuned", SHORT | dict(model=dict(zero_init=False))),
     "ablation-groups-8": ("tuned", SHORT | dict(model=dict(groups=8))),
     "ablation-groups-32": ("tuned", SHORT | dict(model=dict(groups=32))),
+    "ablation-batch-16": ("tuned", SHORT | dict(batch_size=16, lr=1.4e-2)),
+    "ablation-bfloat16": ("tuned", SHORT | dict(precision="bfloat16")),
+    "ablation-widths-24-24": ("tuned", SHORT | dict(model=dict(channels=(24, 24)))),
+    "ablation-widths-36-24": ("tuned", SHORT | dict(model=dict(channels=(36, 24)))),
+    "ablation-widths-28-28": ("tuned", SHORT | dict(model=dict(channels=(28, 28), up_kernel=3))),
+    "ablation-widths-27-27": ("tuned", SHORT | dict(model=dict(channels=(27, 27), shortcut="direct"))),
     "seed-1": ("tuned", dict(seed=1)),
     "seed-2": ("tuned", dict(seed=2)),
     "short-seed-1": ("tuned", SHORT | dict(seed=1)),  # how much of an ablation may be chance
