@@ -138,7 +138,7 @@ def test_recorded_soap_keeps_its_bars():
     assert record["threads"] == 1
     for frequency, bar in ((10, 1.5), (1, 3.8)):
         assert rows["DCAE", frequency, "ours"]["times_adamw"] <= bar
-        assert rows["DCAE", frequency, "pytorch_optimizer"]["times_ours"] >= 2.0
+        assert rows["DCAE", frequency, "pytorch_optimizer"]["times_ours"] >= 1.8
         assert rows["DCAE", frequency, "heavyball"]["times_ours"] >= 2.0
 
 
