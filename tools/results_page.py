@@ -38,6 +38,12 @@ CHOICES = {
     "no-zero-init": "residual branches do not start at zero",
     "groups-8": "8 groups in each norm instead of 1",
     "groups-32": "one channel per group",
+    "batch-16": "batches of 16, learning rate 0.014",
+    "bfloat16": "bfloat16",
+    "widths-24-24": "24 and 24 channels instead of 16 and 32",
+    "widths-36-24": "36 and 24 channels",
+    "widths-28-28": "28 and 28 channels, kernel 3 on the way up",
+    "widths-27-27": '27 and 27 channels, `shortcut="direct"`',
 }
 MODELS = {
     "full": "the course's weights, 1 group in each norm",
