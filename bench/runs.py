@@ -36,6 +36,8 @@ RUNS = {
     "ablation-bfloat16": ("tuned", SHORT | dict(precision="bfloat16")),
     "ablation-widths-24-24": ("tuned", SHORT | dict(model=dict(channels=(24, 24)))),
     "ablation-widths-36-24": ("tuned", SHORT | dict(model=dict(channels=(36, 24)))),
+    "ablation-widths-45-20": ("tuned", SHORT | dict(model=dict(channels=(45, 20)))),
+    "ablation-widths-48-24": ("tuned", SHORT | dict(model=dict(channels=(48, 24), up_kernel=3))),
     "ablation-widths-28-28": ("tuned", SHORT | dict(model=dict(channels=(28, 28), up_kernel=3))),
     "ablation-widths-27-27": ("tuned", SHORT | dict(model=dict(channels=(27, 27), shortcut="direct"))),
     "seed-1": ("tuned", dict(seed=1)),

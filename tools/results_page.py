@@ -42,6 +42,8 @@ CHOICES = {
     "bfloat16": "bfloat16",
     "widths-24-24": "24 and 24 channels instead of 16 and 32",
     "widths-36-24": "36 and 24 channels",
+    "widths-45-20": "45 and 20 channels",
+    "widths-48-24": "48 and 24 channels, kernel 3 on the way up",
     "widths-28-28": "28 and 28 channels, kernel 3 on the way up",
     "widths-27-27": '27 and 27 channels, `shortcut="direct"`',
 }
