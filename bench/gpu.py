@@ -183,7 +183,7 @@ def parts(device: str, calls: int) -> dict:
     for _ in range(12):  # past a refresh, after which nothing is set up any more
         network()
         optimizer.step()
-    (bundle,) = optimizer._bundles
+    (bundle,) = optimizer.bundles
     stacks = bundle.stacks
     found: dict = {}
     turn = torch.no_grad()(lambda: refresh(stacks) or x)

@@ -29,7 +29,7 @@ class SOAP(torch.optim.Optimizer):
     """
 
     _live: list = []  # the weights in the bundles, with their groups
-    _bundles: list["Bundle"] = []
+    bundles: list["Bundle"] = []
 
     def __init__(
         self,
@@ -56,25 +56,23 @@ class SOAP(torch.optim.Optimizer):
         self.move()
         return loss
 
-    # A step in three parts, so that a CUDA graph can hold the first and the last, which is all that the device does.
-
     def gather(self) -> None:
-        """Copy the gradients in."""
+        """Copy the gradients in. This and `move` are all that the device does of a step: a CUDA graph can hold them."""
         self._bundle()
-        for bundle in self._bundles:
+        for bundle in self.bundles:
             bundle.gather()
 
     def count(self) -> tuple[bool, ...]:
         """Count a step and set what `move` needs of it; return, for each bundle, if its bases are to be refreshed."""
-        return tuple(bundle.count(**bundle.group) for bundle in self._bundles)
+        return tuple(bundle.count(**bundle.group) for bundle in self.bundles)
 
     @torch.no_grad()
     def move(self) -> None:
         """Move the weights, and turn the bases that are due."""
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            for bundle in self._bundles:
+            for bundle in self.bundles:
                 bundle.move(**bundle.group)
-            refresh([stack for b in self._bundles if b.due and not b.first for stack in b.stacks])
+            refresh([stack for b in self.bundles if b.due and not b.first for stack in b.stacks])
 
     def _bundle(self) -> None:
         """Bundle weights with a gradient by group, device, precision and age, if they are not those of before."""
@@ -86,7 +84,7 @@ class SOAP(torch.optim.Optimizer):
             self.state[p] = self.state[p] or new_state(p, group["max_precondition_dim"])
             kind = (id(group), p.device, p.dtype, int(self.state[p]["step"]))
             kinds.setdefault(kind, (group, []))[1].append(p)
-        self._bundles = [Bundle(same, self.state, group) for group, same in kinds.values()]
+        self.bundles = [Bundle(same, self.state, group) for group, same in kinds.values()]
         self._live = live
 
     def add_param_group(self, param_group: dict) -> None:
@@ -279,6 +277,7 @@ def orthonormal(x: Tensor) -> Tensor:
 
 
 def cholesky_qr(x: Tensor) -> Tensor:
+    """Make the columns of [N, d, d] nearly orthonormal: x L⁻ᵀ with L Lᵀ = xᵀ x. Not finite where x is singular."""
     L = torch.linalg.cholesky_ex(x.mT @ x).L
     return torch.linalg.solve_triangular(L, x.mT, upper=False).mT
 

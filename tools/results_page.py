@@ -263,7 +263,8 @@ def card() -> str:
 
 {table(("40 epochs of CIFAR-10, evaluated after each", "all", "training", "test PSNR"), whole)}
 
-{record["hardware"]}, torch {record["versions"]["torch"]}. TF32 and bfloat16 gain nothing here: a step moves \
+{record["hardware"]}, torch {record["versions"]["torch"]}, commit {record["revision"]}. TF32 and bfloat16 gain \
+nothing here: a step moves \
 {record["parts"]["share_of_bandwidth"]:.0%} of what the memory could in its time; what counts is how many kernels \
 there are. In a graph: {kernels}. Kernel by kernel, a step of each optimizer: {optimizers}. Evaluating 10,000 images \
 takes {evaluated}. Under DDP with NCCL, one process, kernel by kernel: {nccl:,} images/s. With batches of 64 the \

@@ -72,7 +72,7 @@ def batches(
 def to_model(images: Tensor) -> Tensor:
     """Map uint8 pixels of any shape to floats in [-1, 1]: x / 127.5 - 1.
 
-    On a CPU, images [N, 3, H, W] lie in memory channels last: the network is 1.3 times as fast then (bench/train.py).
+    On a CPU, images [N, 3, H, W] lie in memory channels last, in which convolutions are faster (bench/train.py).
     """
     if images.dtype != torch.uint8:
         raise ValueError(f"expected uint8 pixels, got {images.dtype}")

@@ -33,7 +33,7 @@ class Graphs(SingleProcess):
         self.x.copy_(x)
         due = optimizer.count()
         if due not in self.graphs:
-            for bundle in optimizer._bundles:
+            for bundle in optimizer.bundles:
                 bundle.each = side_by_side
             self.graphs[due] = capture(lambda: run(optimizer, gradients, self.x))
         replay, loss = self.graphs[due]

@@ -68,7 +68,7 @@ def test_training_is_not_far_slower_than_the_plain_loop(tmp_path, monkeypatch):
     times = {row["loop"]: row["times_reader"] for row in rows}
     assert set(times) == {row["loop"] for row in measured("train")["rows"]} - {"reader, threads: 2"}
     assert times["reader, threads: 1"] == 1
-    assert times["ours, float32"] > 0.2  # recorded: ten times that
+    assert times["ours, float32"] > 0.16  # recorded: ten times that
 
 
 def test_parts_of_a_step_are_recorded_and_are_less_than_the_step(tmp_path):

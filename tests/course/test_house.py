@@ -88,9 +88,9 @@ def test_an_import_loads_no_more_than_it_needs():
 def test_lengths_stay_within_their_limits():
     core = [path for path in MODULES if path.parent == ROOT / "dcae_lib" and path.stem in CORE]
     assert sum(map(lines, core)) <= 1000
-    assert sum(map(lines, MODULES)) <= 4600
+    assert sum(map(lines, MODULES)) <= 4500
     assert {path.name: lines(path) for path in MODULES if lines(path) > 350} == {}
-    assert sum(map(lines, (ROOT / "tests").rglob("*.py"))) <= 7500
+    assert sum(map(lines, (ROOT / "tests").rglob("*.py"))) <= 7400
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
