@@ -1,5 +1,7 @@
 """Pictures of any size through a network that was trained on small ones: cut into tiles, joined or blended."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,6 +58,29 @@ def reconstruct(model: nn.Module, x: Tensor, tile=TILE, overlap=OVERLAP, after_r
         if after_row:
             after_row((top + step) / (padded.shape[2] - overlap))
     return y[0, :, overlap : overlap + H, overlap : overlap + W]
+
+
+def piecewise(network: Callable[[Tensor], Tensor], x: Tensor, side: int, margin: int) -> Tensor:
+    """Apply a convolutional network to images in squares, each with a margin around it: [B, C, H, W] → [B, D, h, w].
+
+    That is what it makes of the whole images, without a seam, if it reaches no further than the margin and no norm
+    looks at all of the picture. Sides and margin are multiples of the factor by which the network shrinks.
+    """
+    batches = []
+    for images in x.split(max(1, side**2 // x[0, 0].numel())):  # small ones together
+        rows = []
+        for top in range(0, x.shape[2], side):
+            row = []
+            for left in range(0, x.shape[3], side):
+                above, before = min(top, margin), min(left, margin)
+                piece = images[:, :, top - above : top + side + margin, left - before : left + side + margin]
+                y = network(piece)
+                scale = y.shape[3] / piece.shape[3]
+                first, second = (slice(int(k * scale), int((k + side) * scale)) for k in (above, before))
+                row.append(y[:, :, first, second])
+            rows.append(torch.cat(row, 3))
+        batches.append(torch.cat(rows, 2))
+    return torch.cat(batches)
 
 
 def _windows(x: Tensor, size: int, step: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The file format: a header, the range coder's bytes and a checksum; and an error for every file that is not in it.
 
-1 byte    magic number and version: 0xD1
+1 byte    magic number and version: 0xD2
 1 byte    first byte of the model's SHA-256
 1 byte    side of a single square image of 1 to 255 pixels, or 0; then three numbers in LEB128 follow:
           height, width, and the number of images, or 0 for a single image that is not a batch
@@ -13,9 +13,8 @@ import zlib
 from typing import NamedTuple
 
 MAGIC = 0xD0  # upper half of the first byte
-VERSION = 1  # lower half
+VERSION = 2  # lower half; version 1 coded tiles of 32×32, each on its own
 MAX_PIXELS = 2**26  # of all images in a file: bounds the memory that it can ask for
-TILE = 32  # side of the squares in which an image is coded
 
 
 class CorruptStream(ValueError):
@@ -48,7 +47,8 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
     if data[0] & 0xF0 != MAGIC:
         raise CorruptStream(f"not a compressed image: it begins with 0x{data[0]:02X}, not 0x{MAGIC | VERSION:X}")
     if data[0] & 0x0F != VERSION:
-        raise ValueError(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
+        wrote = f"version {data[0] & 0x0F} of the codec" + " (dcae-lib 0.1)" * (data[0] & 0x0F == 1)
+        raise ValueError(f"written by {wrote}, this is version {VERSION}: decompress it with the one that wrote it")
     if data[1] != model[0]:
         begins = f"begins with {data[1]:02x}, not {model.hex()[:8]}…"
         raise ValueError(f"written with a model whose hash {begins}; load its own codec")
@@ -71,12 +71,11 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
 
 
 def check_size(H: int, W: int, count: int) -> None:
-    """Raise ValueError for images without pixels, or with more in all their tiles than a file may hold."""
+    """Raise ValueError for images without pixels, or with more than a file may hold."""
     if not H or not W:
         raise ValueError(f"images of {H}×{W} pixels: there is nothing to compress")
-    tiles = -(-H // TILE) * -(-W // TILE) * max(count, 1)
-    if tiles * TILE**2 > MAX_PIXELS:
-        most = f"{MAX_PIXELS / 1e6:.0f} megapixels, counted in whole tiles of {TILE}×{TILE}"
+    if H * W * max(count, 1) > MAX_PIXELS:
+        most = f"{MAX_PIXELS / 1e6:.0f} megapixels"
         raise ValueError(f"{max(count, 1)} × {H}×{W} pixels; a file holds at most {most}: split the images")
 
 

@@ -8,36 +8,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data import open_picture, to_model, to_uint8
-from ..tiles import cut, join
+from ..tiles import piecewise
 from . import coder
-from .bitstream import TILE, Header, check_size, pack, unpack
+from .bitstream import Header, check_size, pack, unpack
 from .context import QUALITIES
 from .integer import MAX_LATENT, IntegerContext
 from .model import RateModel
 
 ImageLike = Tensor | np.ndarray | Image.Image
-BATCH = 256  # tiles that pass through the network together
-SEAMLESS = 30  # below this quality, decoding tiles with an edge of their neighbours costs fewer dB than seams do
+PIECE = 128  # latents along the side of the squares that pass through the network: bounds its memory
+MARGIN = 8  # latents around a piece that the network sees with it: more than its convolutions reach
 
 
 class Codec:
     """Images to bytes and back, at a quality from 0 (fewest bytes) to 100.
 
-    An image is cut into tiles of 32×32 that the network sees one by one. Their rounded latents are range coded with
-    probabilities computed in integers, so bytes written on one machine decode on every other: to the same latents,
-    and to the same pixels up to the rounding of floats. dcae_lib.codec.bitstream describes the file.
+    The rounded latents of the whole image are range coded with probabilities computed in integers, so bytes written on
+    one machine decode on every other: to the same latents, and to the same pixels up to the rounding of floats.
+    dcae_lib.codec.bitstream describes the file.
     """
 
     qualities = QUALITIES
 
     def __init__(self, model: RateModel):
         self.model, self.factor = model.eval(), model.autoencoder.factor
-        self.grid = TILE // self.factor  # latents along a tile's side
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "Codec":
@@ -65,16 +64,15 @@ class Codec:
         DataError for a Pillow image that cannot be read.
         """
         pixels, batch = as_pixels(images)
-        y, mask = self._latents(pixels, quality)
-        (payload,) = coder.encode(y, mask, [len(y)], self.context(quality))
+        y = self._latents(pixels, quality)
+        (payload,) = coder.encode(y, [len(y)], self.context(quality))
         H, W = pixels.shape[2:]
         return pack(Header(H, W, len(pixels) if batch else 0, int(quality)), payload, self.identity)
 
     def compress_each(self, images: Tensor | np.ndarray, quality: int = 50) -> list[bytes]:
         """Compress each image of a batch to bytes of its own, many at a time."""
         pixels, _ = as_pixels(images)
-        y, mask = self._latents(pixels, quality)
-        payloads = coder.encode(y, mask, [len(y) // len(pixels)] * len(pixels), self.context(quality))
+        payloads = coder.encode(self._latents(pixels, quality), [1] * len(pixels), self.context(quality))
         (H, W), identity = pixels.shape[2:], self.identity
         return [pack(Header(H, W, 0, int(quality)), payload, identity) for payload in payloads]
 
@@ -95,63 +93,44 @@ class Codec:
         out: dict[int, Tensor] = {}
         for (quality, H, W), members in groups.items():
             counts = [max(files[k][0].images, 1) for k in members]
-            mask = self._mask(sum(counts), H, W)
-            sizes = [len(mask) // sum(counts) * n for n in counts]
-            y = coder.decode([files[k][1] for k in members], mask, sizes, self.context(quality))
-            for k, part in zip(members, self._pixels(y, sum(counts), H, W, quality).split(counts)):
+            size = -(-H // self.factor), -(-W // self.factor)
+            y = coder.decode([files[k][1] for k in members], counts, *size, self.context(quality))
+            for k, part in zip(members, self._pixels(y, H, W, quality).split(counts)):
                 out[k] = (part if files[k][0].images else part[0]).contiguous()
         return [out[k] for k in range(len(data))]
 
     def preview(self, images: ImageLike, quality: int = 50) -> Tensor:
         """Return what `decompress` will make of each image at this quality, without coding it: uint8 [B, 3, H, W]."""
         pixels, _ = as_pixels(images)
-        y, _ = self._latents(pixels, quality)
-        return self._pixels(y, len(pixels), pixels.shape[2], pixels.shape[3], quality).contiguous()
+        return self._pixels(self._latents(pixels, quality), *pixels.shape[2:], quality).contiguous()
 
     def costs(self, images: ImageLike, quality: int = 50) -> Tensor:
         """Return the cost in bits of each latent, by the tables that code it: [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
         pixels, _ = as_pixels(images)
-        y, mask = self._latents(pixels, quality)
-        context = self.context(quality)
-        costs = [coder.costs(*part, context) for part in zip(y.split(BATCH), mask.split(BATCH))]
-        return join(torch.cat(costs), len(pixels), *self._latent_size(*pixels.shape[2:]))
+        return coder.costs(self._latents(pixels, quality), self.context(quality))
 
     def context(self, quality: int) -> IntegerContext:
         return IntegerContext(self.model.context, quality)
 
     @torch.no_grad()
-    def _latents(self, images: Tensor, quality: int) -> tuple[Tensor, Tensor]:
-        """uint8 [B, 3, H, W] → rounded latents [N, C, 8, 8] of all tiles and the mask of coded sites, on the CPU."""
+    def _latents(self, images: Tensor, quality: int) -> Tensor:
+        """uint8 [B, 3, H, W] → rounded latents [B, C, ⌈H/4⌉, ⌈W/4⌉] on the CPU; images are repeated beyond the edges."""
         if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
-        device = self.model.log_gain.device
-        q = self.model.log_gain.new_tensor([quality])
-        parts = tqdm(cut(images, TILE, "replicate").split(BATCH), desc="encoding", **coder.BAR)
-        latents = [self.model.analyse(to_model(part.to(device)), q).cpu() for part in parts]
-        y = torch.cat(latents).nan_to_num().round().clamp(-MAX_LATENT, MAX_LATENT)
-        return y, self._mask(len(images), *images.shape[2:])
+        weight = self.model.log_gain
+        q, (H, W) = weight.new_tensor([quality]), images.shape[2:]
+        padded = F.pad(images.float(), (0, -W % self.factor, 0, -H % self.factor), mode="replicate").byte()
+        analyse = lambda part: self.model.analyse(to_model(part.to(weight.device)), q).cpu()  # noqa: E731
+        y = piecewise(analyse, padded, PIECE * self.factor, MARGIN * self.factor)
+        return y.nan_to_num().round().clamp(-MAX_LATENT, MAX_LATENT)
 
     @torch.no_grad()
-    def _pixels(self, y: Tensor, B: int, H: int, W: int, quality: int) -> Tensor:
-        """Rounded latents of all tiles [N, C, 8, 8] → uint8 [B, 3, H, W].
-
-        Latents are repeated beyond the edges, as the encoder repeats pixels. At low qualities a tile is decoded with
-        the nearest latents of its neighbours, so that no seam shows.
-        """
-        device = self.model.log_gain.device
-        q = self.model.log_gain.new_tensor([quality])
-        edge = int(quality < SEAMLESS and max(H, W) > TILE)
-        inner = slice(edge * self.factor, edge * self.factor + TILE)
-        parts = cut(join(y, B, *self._latent_size(H, W)), self.grid, "replicate", edge).split(BATCH)
-        tiles = [to_uint8(self.model.synthesise(part.to(device), q)[:, :, inner, inner]).cpu() for part in parts]
-        return join(torch.cat(tiles), B, H, W)
-
-    def _latent_size(self, H: int, W: int) -> tuple[int, int]:
-        return -(-H // self.factor), -(-W // self.factor)
-
-    def _mask(self, B: int, H: int, W: int) -> Tensor:
-        """Return the sites inside B images, tile by tile: bool [N, 8, 8]."""
-        return cut(torch.ones(B, 1, *self._latent_size(H, W)), self.grid, "constant")[:, 0].bool()
+    def _pixels(self, y: Tensor, H: int, W: int, quality: int) -> Tensor:
+        """Rounded latents [B, C, ⌈H/4⌉, ⌈W/4⌉] → uint8 [B, 3, H, W]."""
+        weight = self.model.log_gain
+        q = weight.new_tensor([quality])
+        synthesise = lambda part: to_uint8(self.model.synthesise(part.to(weight), q)).cpu()  # noqa: E731
+        return piecewise(synthesise, y, PIECE, MARGIN)[:, :, :H, :W]
 
 
 def as_pixels(images: ImageLike) -> tuple[Tensor, bool]:

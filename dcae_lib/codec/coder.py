@@ -1,5 +1,7 @@
 """The entropy coder: rounded latents to bytes and back, range coded with the context model's integers."""
 
+from collections.abc import Iterator
+
 import constriction
 import numpy as np
 import torch
@@ -7,61 +9,87 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .bitstream import CorruptStream
-from .context import COLUMNS, RADIUS, ROWS, STEPS, pad, windows
+from .context import COLUMNS, RADIUS, ROWS, SITES, STEPS, pad
 from .integer import MAX_LATENT, IntegerContext
 
 BAR: dict = dict(delay=2, leave=False, disable=None)  # of tqdm: after two seconds, and only in a terminal
-BATCH = 256  # tiles whose probabilities are computed together
+BATCH = 2**14  # sites whose probabilities are computed together
 CHUNK = 2**15  # symbols coded per call, so that their tables take at most 17 MB
 CATEGORICAL = constriction.stream.model.Categorical(perfect=False)
 EXCESS_BITS = 18  # of a residual's distance beyond the tables: more than 2 · MAX_LATENT + RADIUS
 EXCESS = constriction.stream.model.Uniform(2**EXCESS_BITS)
 
 
-def encode(y: Tensor, mask: Tensor, sizes: list[int], context: IntegerContext) -> list[bytes]:
-    """Encode latents, integers [N, C, h, w], at the sites of a mask [N, h, w]; stream k holds the next sizes[k] tiles.
+def wavefront(h: int, w: int) -> list[np.ndarray]:
+    """Return the steps in which the sites of a grid are coded, as indices into h·w: w + 3·(h - 1) of them.
 
-    A stream goes site by site and group by group through all its tiles.
+    Site (i, j) is in step j + 3·i: the last of its window, (i - 1, j + 2) and (i, j - 1), are in the step before.
     """
-    batches = [coded(*part, context) for part in zip(y.split(BATCH), mask.split(BATCH))]
-    starts = np.cumsum(sizes)[:-1]
-    arrays = [np.split(np.concatenate(parts), starts) for parts in zip(*batches)]  # symbols, rows, excesses
-    groups, size = len(context.groups), context.size
-    streams = []
-    for part, *tiles in zip(mask.split(sizes), *arrays):
-        n, h, w = part.shape
-        # [n, h, w, C] → [h, w, groups, n, size], and of these the coded ones
-        kept = part.permute(1, 2, 0)[:, :, None, :, None].expand(-1, -1, groups, -1, size).numpy()
-        order = (array.reshape(n, h, w, groups, size).transpose(1, 2, 3, 0, 4)[kept] for array in tiles)
-        streams.append(_write(kept.sum((3, 4)).cumsum(), context.tables, *order))
+    step = (np.arange(h)[:, None] * (COLUMNS // 2 + 1) + np.arange(w)).ravel()
+    order = step.argsort(kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(step[order])) + 1)
+
+
+def encode(y: Tensor, counts: list[int], context: IntegerContext) -> list[bytes]:
+    """Encode latents, integers [N, C, h, w], of N images; stream k holds the next counts[k] of them.
+
+    A stream goes along the wavefront, and in each of its steps from group to group through all sites and images.
+    """
+    N, C, h, w = y.shape
+    G, steps = len(context.groups), wavefront(h, w)
+    step = np.repeat(np.arange(len(steps)), lengths := [len(sites) for sites in steps])
+    order = (step[:, None] * G + np.arange(G)).argsort(axis=None, kind="stable")  # (site, group) to (step, group, site)
+    arrays = [part.reshape(N, h * w, G, context.size)[:, np.concatenate(steps)] for part in coded(y, context)]
+    starts, streams = np.cumsum(counts)[:-1], []
+    for n, *images in zip(counts, *(np.split(part, starts) for part in arrays)):
+        ends = np.repeat(lengths, G).cumsum() * n * context.size
+        parts = (part.transpose(1, 2, 0, 3).reshape(h * w * G, -1)[order].ravel() for part in images)
+        streams.append(_write(ends, context.tables, *parts))
     return streams
 
 
-def coded(y: Tensor, mask: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def coded(y: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return for each latent its symbol in 0..128, the row of its table, and the excess beyond the table's radius.
 
-    Integers [N, C, h, w], mask [N, h, w] → three arrays [N, h, w, C].
+    Integers [N, C, h, w] → three arrays [N, h·w, C].
     """
-    mean, scale = context.predict(y, mask)
-    residual = y.permute(0, 2, 3, 1).long() - (mean // STEPS)
+    N, C, h, w = y.shape
+    images = max(1, BATCH // (h * w))
+    parts = [[_coded(*band, context) for band in _bands(part)] for part in y.split(images)]
+    joined = [[np.concatenate(arrays, 1) for arrays in zip(*bands)] for bands in parts]
+    symbol, row, excess = (np.concatenate(arrays) for arrays in zip(*joined))
+    return symbol, row, excess
+
+
+def _bands(y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut images into bands of rows that are predicted together, and yield each with the padding it needs."""
+    h, w = y.shape[2:]
+    padded, rows = pad(y), max(1, BATCH // w)
+    for top in range(0, h, rows):
+        yield y[:, :, top : top + rows], padded[:, :, top : top + rows + ROWS - 1].double()
+
+
+def _coded(y: Tensor, padded: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mean, scale = context.predict(padded)
+    residual = y.flatten(2).mT.long() - (mean // STEPS)
     symbol = residual.clamp(-RADIUS, RADIUS) + RADIUS
     row = scale * STEPS + mean % STEPS
     excess = (residual.abs() - RADIUS).clamp(min=0)
     return symbol.numpy().astype(np.uint8), row.numpy().astype(np.int16), excess.numpy().astype(np.int32)
 
 
-def costs(y: Tensor, mask: Tensor, context: IntegerContext) -> Tensor:
-    """Return each latent's cost in bits by the coder's tables: [N, C, h, w], [N, h, w] → [N, C, h, w], 0 outside."""
-    symbol, row, _ = coded(y, mask, context)
+def costs(y: Tensor, context: IntegerContext) -> Tensor:
+    """Return each latent's cost in bits by the coder's tables: [N, C, h, w] → [N, C, h, w]."""
+    symbol, row, _ = coded(y, context)
     bits = np.log2(context.tables.sum(1))[row] - np.log2(context.tables[row, symbol])
     bits += EXCESS_BITS * ((symbol == 0) | (symbol == 2 * RADIUS))
-    return torch.from_numpy(bits).permute(0, 3, 1, 2) * mask[:, None]
+    return torch.from_numpy(bits).mT.reshape(y.shape)
 
 
 def _write(ends: np.ndarray, tables: np.ndarray, symbol: np.ndarray, row: np.ndarray, excess: np.ndarray) -> bytes:
     """Code symbols in order, with the excess of those at the radius after the group they belong to.
 
-    ends: the number of symbols before the end of each group at each site.
+    ends: the number of symbols before the end of each group in each step.
     """
     encoder = constriction.stream.queue.RangeEncoder()
     escaped = np.flatnonzero((symbol == 0) | (symbol == 2 * RADIUS))
@@ -92,31 +120,40 @@ def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
     return words.rstrip(b"\0")
 
 
-def decode(streams: list[bytes], mask: Tensor, sizes: list[int], context: IntegerContext) -> Tensor:
-    """Undo `encode`: float32 [N, C, h, w], 0 outside the mask. CorruptStream if the bytes are not a valid payload."""
+def decode(streams: list[bytes], counts: list[int], h: int, w: int, context: IntegerContext) -> Tensor:
+    """Undo `encode`: float32 [N, C, h, w]. CorruptStream if the bytes are not a valid payload."""
     words = (np.frombuffer(stream + bytes(-len(stream) % 4), ">u4").astype(np.uint32) for stream in streams)
     decoders = [constriction.stream.queue.RangeDecoder(part) for part in words]
-    N, h, w = mask.shape
-    size, stream_ends = context.size, np.cumsum(sizes)
-    padded = pad(torch.zeros(N, context.channels, h, w, dtype=torch.float32), mask)
-    for i, j in tqdm(mask.any(0).nonzero().tolist(), desc="decoding", **BAR):
-        tiles = mask[:, i, j].nonzero()[:, 0]
-        ends = (np.searchsorted(tiles.numpy(), stream_ends) * size).tolist()  # of each stream's symbols here
-        parts = [slice(a, b) for a, b in zip([0, *ends], ends)]
-        window = windows(padded[tiles, :, i : i + ROWS, j : j + COLUMNS])[:, 0]
-        for g in range(len(context.groups)):
-            mean, scale = context(g, window, padded[tiles, : g * size, i + 2, j + 2])
-            rows = context.tables[(scale * STEPS + mean % STEPS).numpy().ravel()]
+    ends = np.cumsum(counts).tolist()
+    parts = [slice(a, b) for a, b in zip([0, *ends], ends)]  # the images of each stream
+    N, C, size = ends[-1], context.channels, context.size
+    padded = pad(torch.zeros(N, C, h, w, dtype=torch.float64)).permute(2, 3, 0, 1).flatten(0, 1).contiguous()
+    width = w + COLUMNS - 1  # padded: [(h + 2)·(w + 4), N, C + 1], a site after the other
+    before = torch.arange(ROWS * COLUMNS)[:SITES]
+    before = before // COLUMNS * width + before % COLUMNS  # the window, from its first site on
+    for sites in tqdm(wavefront(h, w), desc="decoding", **BAR):
+        first = torch.from_numpy(sites // w * width + sites % w)
+        here = first + (ROWS - 1) * width + COLUMNS // 2
+        window = padded[first[:, None] + before].transpose(1, 2)  # [sites, N, 12, C + 1]
+        y = torch.zeros(len(sites) * N, C, dtype=torch.float64)
+        for g, seen in enumerate(context.seen(window.reshape(len(y), -1))):
+            mean, scale = context(g, seen, y[:, : g * size])
+            rows = context.tables[(scale * STEPS + mean % STEPS).numpy().reshape(len(sites), N, size)]
+            residual = np.empty(rows.shape[:3], np.int64)
             try:
-                symbols = [decoder.decode(CATEGORICAL, rows[part]) for decoder, part in zip(decoders, parts)]
-                residual = np.concatenate(symbols) - RADIUS
+                for decoder, part in zip(decoders, parts):
+                    tables = rows[:, part]
+                    symbols = decoder.decode(CATEGORICAL, tables.reshape(-1, tables.shape[-1]))
+                    residual[:, part] = symbols.reshape(tables.shape[:3]) - RADIUS
                 escaped = np.abs(residual) == RADIUS
                 if escaped.any():
-                    counts = [int(escaped[part].sum()) for part in parts]
-                    excess = [decoder.decode(EXCESS, n) for decoder, n in zip(decoders, counts)]
-                    residual[escaped] += np.sign(residual[escaped]) * np.concatenate(excess)
+                    for decoder, part in zip(decoders, parts):
+                        far = residual[:, part][escaped[:, part]]
+                        residual[:, part][escaped[:, part]] += np.sign(far) * decoder.decode(EXCESS, len(far))
             except AssertionError as error:  # constriction's way to report invalid data
                 raise CorruptStream("not a valid payload for this model") from error
-            y = torch.from_numpy(residual).view(-1, size) + mean // STEPS
-            padded[tiles, g * size : (g + 1) * size, i + 2, j + 2] = y.clamp(-MAX_LATENT, MAX_LATENT).float()
-    return padded[:, :-1, ROWS - 1 :, COLUMNS // 2 : COLUMNS // 2 + w]
+            values = torch.from_numpy(residual).view(-1, size) + mean // STEPS
+            y[:, g * size : (g + 1) * size] = values.clamp(-MAX_LATENT, MAX_LATENT)
+        padded[here, :, :C] = y.view(len(sites), N, C)
+    inside = padded.view(h + ROWS - 1, width, N, -1)[ROWS - 1 :, COLUMNS // 2 : -(COLUMNS // 2), :, :C]
+    return inside.permute(2, 3, 0, 1).float().contiguous()

@@ -18,9 +18,9 @@ TABLE_SUM = 2**22  # sums below 2²⁴ are exact in float32
 class ContextModel(nn.Module):
     """Predict the mean and log scale of a logistic distribution for each latent from those coded before it.
 
-    Sites are coded row by row, the channels of a site in groups. A group sees a causal window of earlier sites, with a
-    flag that is 1 inside the image, and the groups before it at the same site. Each group has its own small network;
-    the quality shifts the biases of its first layer, linearly between anchors.
+    The channels of a site are coded in groups. A group sees a causal window of earlier sites, with a flag that is 1
+    inside the image, and the groups before it at the same site. Each group has its own small network; the quality
+    shifts the biases of its first layer, linearly between anchors.
 
     y: integers as floats, [N, C, h, w]; quality: floats in 0..100, [N] → mean and log scale, both [N, C, h, w].
     Minnen, Ballé and Toderici 2018, arXiv 1809.02736 (context); Minnen and Singh 2020, arXiv 2007.08739 (channels).
@@ -66,20 +66,16 @@ def between_anchors(table: Tensor, quality: Tensor) -> Tensor:
     return torch.lerp(table[low], table[low + 1], (position - low).view(-1, *[1] * (table.ndim - 1)))
 
 
-def pad(y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Add a border of zeros and a channel that is 1 inside the image: [N, C, h, w] → [N, C + 1, h + 2, w + 4].
-
-    mask: bool [N, h, w], true at the sites to code; all of them by default.
-    """
-    inside = torch.ones_like(y[:, :1]) if mask is None else mask[:, None].to(y.dtype)
-    return F.pad(torch.cat([y * inside, inside], 1), (COLUMNS // 2, COLUMNS // 2, ROWS - 1, 0))
+def pad(y: Tensor) -> Tensor:
+    """Add a border of zeros and a channel that is 1 inside the image: [N, C, h, w] → [N, C + 1, h + 2, w + 4]."""
+    return F.pad(torch.cat([y, torch.ones_like(y[:, :1])], 1), (COLUMNS // 2, COLUMNS // 2, ROWS - 1, 0))
 
 
 def windows(padded: Tensor) -> Tensor:
-    """Gather the causal window before each site: [N, C + 1, h + 2, w + 4] → [N, h·w, (C + 1)·12]."""
+    """Gather the causal window before each site: [N, C + 1, h + 2, w + 4] → [N, h·w, 12·(C + 1)]."""
     N, channels = padded.shape[:2]
     patches = F.unfold(padded, (ROWS, COLUMNS)).view(N, channels, ROWS * COLUMNS, -1)
-    return patches[:, :, :SITES].permute(0, 3, 1, 2).flatten(2)
+    return patches[:, :, :SITES].permute(0, 3, 2, 1).flatten(2)
 
 
 def bits(y: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

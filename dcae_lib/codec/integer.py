@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .context import LOG_SCALES, RADIUS, SCALES, SLOPE, STEPS, ContextModel, pad, windows
+from .context import COLUMNS, LOG_SCALES, RADIUS, ROWS, SCALES, SITES, SLOPE, STEPS, ContextModel, windows
 
 WEIGHT_BITS, ACTIVATION_BITS = 12, 8  # fraction bits
 MAX_LATENT = 2**15 - 1
@@ -34,14 +34,21 @@ class IntegerContext:
             for (weight, bias), largest in zip(self.groups[-1], (MAX_LATENT, MAX_ACTIVATION, MAX_ACTIVATION)):
                 if not (weight.abs().sum(0) * largest + bias.abs() < 2**53).all():
                     raise ValueError("the context model has a weight that is not finite, or too large for exact sums")
+        inputs = SITES * (self.channels + 1)
+        self.look = torch.cat([group[0][0][:inputs] for group in self.groups], 1)  # what all groups do with a window
+        self.groups = [[(first[inputs:], bias), *rest] for (first, bias), *rest in self.groups]
 
-    def __call__(self, group: int, window: Tensor, site: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict one group: windows [M, 204], earlier groups at the site [M, group · size] → two int64 [M, size].
+    def seen(self, window: Tensor) -> tuple[Tensor, ...]:
+        """Return what each group makes of a window, to be passed on: float64 [M, 12·(C + 1)] → groups of [M, hidden]."""
+        return (window @ self.look).chunk(len(self.groups), 1)
+
+    def __call__(self, group: int, seen: Tensor, site: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict one group: what it has `seen`, earlier groups at the site [M, group · size] → two int64 [M, size].
 
         The results are the mean in eighths and the index of the scale.
         """
         (first, bias1), (second, bias2), (third, bias3) = self.groups[group]
-        x = _leaky(torch.cat([window, site], 1).double() @ first + bias1, WEIGHT_BITS - ACTIVATION_BITS)
+        x = _leaky(seen + site @ first + bias1, WEIGHT_BITS - ACTIVATION_BITS)
         x = _leaky(x @ second + bias2, WEIGHT_BITS)
         mean, log_scale = torch.floor((x @ third + bias3) / 2**WEIGHT_BITS).split(self.size, 1)
         one, (low, high) = 2**ACTIVATION_BITS, LOG_SCALES
@@ -50,13 +57,13 @@ class IntegerContext:
         scale = torch.floor(((log_scale - int(low) * one) * (SCALES - 1) + span // 2) / span).clamp(0, SCALES - 1)
         return mean.long(), scale.long()
 
-    def predict(self, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict all latents at once, as the encoder can: [N, C, h, w], mask [N, h, w] → two int64 [N, h, w, C]."""
-        N, C, h, w = y.shape
-        window = windows(pad(y, mask)).flatten(0, 1)
-        site = y.permute(0, 2, 3, 1).reshape(-1, C)
-        groups = [self(g, window, site[:, : g * self.size]) for g in range(len(self.groups))]
-        mean, scale = (torch.cat(parts, 1).view(N, h, w, C) for parts in zip(*groups))
+    def predict(self, padded: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict all latents at once, as the encoder can: float64 [N, C + 1, h + 2, w + 4] → two int64 [N, h·w, C]."""
+        N = len(padded)
+        seen = self.seen(windows(padded).flatten(0, 1))
+        site = padded[:, :-1, ROWS - 1 :, COLUMNS // 2 : -(COLUMNS // 2)].permute(0, 2, 3, 1).reshape(-1, self.channels)
+        groups = [self(g, part, site[:, : g * self.size]) for g, part in enumerate(seen)]
+        mean, scale = (torch.cat(parts, 1).view(N, -1, self.channels) for parts in zip(*groups))
         return mean, scale
 
 
