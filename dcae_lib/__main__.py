@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     trains.add_argument("--workers", type=int, help="with --crop, processes that read; the weights do not depend on it")
     trains.add_argument("--model", type=JSON, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
     text = f"Train the model of the codec, from the recorded DCAE on. {resumes}"
-    add_command(commands, "train-codec", text, run_train_codec, "dataset", "epochs", "seed", "device")
+    trains = add_command(commands, "train-codec", text, run_train_codec, "dataset", "epochs", "seed", "device")
+    trains.add_argument("--photos", help="folder of photographs, crops of which are mixed in (data/get_photos.py)")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)
     verifies.set_defaults(run=lambda options: print(table(verify(user_path(options.folder), options.device))))
@@ -98,7 +99,8 @@ def run_train_codec(options: argparse.Namespace) -> int:
     with processes(options.device) as (parallel, _):
         config = TrainConfig(**PRESET | dict(dataset="cifar10") | settings(options))
         parallel.on_rank0(lambda: refuse_another(config, options.out))
-        return report(train_codec(config, options.out), options.out)
+        splits = rank0_first(parallel, lambda: images_of(config))
+        return report(train_codec(config, options.out, splits, photos=options.photos), options.out)
 
 
 def report(state: State, out: str) -> int:

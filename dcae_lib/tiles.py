@@ -9,20 +9,16 @@ from torch import Tensor, nn
 TILE, OVERLAP = 32, 8  # bench/photos.py compares them with others
 
 
-def cut(x: Tensor, side: int, mode: str, edge: int = 0) -> Tensor:
-    """Cut images, padded to whole tiles by a mode of F.pad: [B, C, H, W] → [B·rows·columns, C, side, side].
-
-    With an edge, each tile is larger by it on all sides, and shows that much of its neighbours.
-    """
-    B, C, H, W = x.shape
-    padding = (edge, -W % side + edge, edge, -H % side + edge)
+def cut(x: Tensor, side: int, mode: str) -> Tensor:
+    """Cut images, padded to whole tiles by a mode of F.pad: [B, C, H, W] → [B·rows·columns, C, side, side]."""
+    padding = (0, -x.shape[3] % side, 0, -x.shape[2] % side)
     if any(padding):
         x = F.pad(x.float(), padding, mode=mode).to(x.dtype)  # in floats: F.pad refuses bytes
-    return _windows(x, side + 2 * edge, side)
+    return _windows(x, side, side)
 
 
 def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
-    """Undo `cut` without an edge, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
+    """Undo `cut`, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
     C, side = tiles.shape[1:3]
     rows, columns = -(-H // side), -(-W // side)
     x = tiles.view(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)

@@ -1,5 +1,6 @@
 """The codec's network: a DCAE whose latents are scaled, rounded and priced by a context model."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,8 +11,22 @@ from ..model import DCAE, load_pretrained
 from .context import ContextModel, between_anchors, bits
 
 
+class ScaleShift(nn.Module):
+    """A scale and a shift per channel: [N, C, H, W] → [N, C, H, W]. A GroupNorm whose statistics are constants."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
+
+
 class RateModel(nn.Module):
-    """One model for all qualities, numbers from 0 to 100.
+    """One model for all qualities, numbers from 0 to 100, and for pictures of all sizes.
+
+    Its norms measure nothing: a GroupNorm would make every pixel depend on the whole picture, and a large picture
+    could not be computed in pieces.
 
     The quality sets a gain per channel before rounding and another one after it, both exponentials of lines between
     anchors, and shifts the biases of the context model.
@@ -24,6 +39,10 @@ class RateModel(nn.Module):
     def __init__(self, context: dict | None = None, **model):
         super().__init__()
         self.autoencoder = DCAE(**model)
+        for unit in [*self.autoencoder.modules()]:
+            for name, norm in unit.named_children():
+                if isinstance(norm, nn.GroupNorm):
+                    unit.register_module(name, ScaleShift(norm.num_channels))
         channels = self.autoencoder.config["latent_channels"]
         self.context = ContextModel(channels, **(context or {}))
         # From 0.4 to 20 times the latents of the L1-trained network, close to where training ends.
@@ -31,6 +50,25 @@ class RateModel(nn.Module):
         self.log_gain = nn.Parameter(start)
         self.log_inverse = nn.Parameter(-start)
         self.config = dict(context=plain(context or {}), **self.autoencoder.config)
+
+    @torch.no_grad()
+    def start_from(self, model: DCAE, x: Tensor) -> None:
+        """Take over the weights of a DCAE, its norms with their mean statistics on pictures x: [N, 3, H, W]."""
+        weights = model.state_dict()
+
+        def keep(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
+            groups = inputs[0].unflatten(1, (norm.num_groups, -1)).flatten(2)
+            size = norm.num_channels // norm.num_groups
+            mean, variance = (part.mean(0).repeat_interleave(size) for part in (groups.mean(2), groups.var(2, correction=0)))
+            weights[f"{name}.weight"] = norm.weight / (variance + norm.eps).sqrt()
+            weights[f"{name}.bias"] = norm.bias - weights[f"{name}.weight"] * mean
+
+        norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.GroupNorm)}
+        hooks = [norm.register_forward_pre_hook(partial(keep, name)) for name, norm in norms.items()]
+        model(x)
+        for hook in hooks:
+            hook.remove()
+        self.autoencoder.load_state_dict(weights)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None) -> "RateModel":

@@ -1,22 +1,26 @@
 """Training for rate and distortion, on the loop that trains the DCAE."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.functional import center_crop
 
 from ..config import TrainConfig
-from ..data import ImageSet, Splits, eval_batch_size, to_model, to_uint8
+from ..data import ImageSet, Splits, eval_batch_size, read_picture, to_model, to_uint8
 from ..files import PACKAGE, resource
 from ..loop import State, Task
 from ..metrics import MAX_PSNR, psnr
 from ..model import DCAE
-from ..training import Call, Out, run_task
+from ..training import Call, Out, images_of, run_task
 from .context import QUALITIES
 from .model import RateModel
+from .photos import Photographs
 
+STATISTICS = 256  # images on which the norms of the DCAE are measured
 PRESET: dict = dict(batch_size=32, lr=1e-2, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=25)
-SCORED = (0, 20, 40, 60, 80, 100)  # qualities evaluated after every epoch
+SCORED = (20, 50, 80)  # qualities evaluated after every epoch
 
 
 def trade(quality: Tensor) -> Tensor:
@@ -39,34 +43,50 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
-    """Return means over images at six qualities: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}."""
-    scores: dict[str, float] = {}
+    """Return means over images at three qualities: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}.
+
+    "photo_bpp_<q>" and "photo_psnr_<q>" are those of the middle of each photograph that comes with the package.
+    """
     weight, training = next(model.parameters()), model.training
     model.eval()
+    photos = [center_crop(read_picture(path), 256) for path in sorted(resource("photos").glob("*.webp"))]
+    scores: dict[str, float] = {}
     for q in SCORED:
-        rows = []
-        for part in images.images.split(eval_batch_size(images)):
-            x = to_model(part.to(weight.device))
-            y, cost = model(x, weight.new_full((len(x),), q))
-            decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
-            rows.append(torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), decibel]))
-        scores[f"bpp_{q}"], scores[f"psnr_{q}"] = torch.cat(rows, 1).mean(1).tolist()
+        for kind, parts in (("", images.images.split(eval_batch_size(images))), ("photo_", [torch.stack(photos)])):
+            rows = torch.cat([_score(model, to_model(part.to(weight.device)), q) for part in parts], 1)
+            scores[f"{kind}bpp_{q}"], scores[f"{kind}psnr_{q}"] = rows.mean(1).tolist()
     model.train(training)
     return scores
 
 
+def _score(model: RateModel, x: Tensor, quality: float) -> Tensor:
+    """Return the bits per pixel and the PSNR of each picture: [2, N]."""
+    y, cost = model(x, x.new_full((len(x),), quality))
+    decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
+    return torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), decibel])
+
+
 def train_codec(
-    config: TrainConfig, out: Out = None, splits: Splits | None = None, after_epoch: Call = None
+    config: TrainConfig,
+    out: Out = None,
+    splits: Splits | None = None,
+    after_epoch: Call = None,
+    photos: str | Path | None = None,
 ) -> State[RateModel]:
     """Train a RateModel that starts from the recorded DCAE; see `train` for `out`, resuming and errors.
 
+    photos: a folder of photographs, crops of which are mixed with the images of config.dataset (`Photographs`).
     config.model holds the arguments of ContextModel. A history entry has train_loss and the scores of `estimate`.
     """
+    splits = splits or images_of(config)
+    images = splits.train.images
+    if photos is not None:
+        splits = splits._replace(train=Photographs(photos, splits.train))
 
     def build() -> RateModel:
         start = DCAE.from_pretrained()
         model = RateModel(context=config.model, **start.config).float()
-        model.autoencoder.load_state_dict(start.state_dict())
+        model.start_from(start, to_model(images[:STATISTICS]))
         return model
 
     task, card = Task("loss", build, rate_distortion, estimate), PACKAGE / "codec" / "card.md"

@@ -46,8 +46,8 @@ def random_context():
 
 @pytest.fixture(scope="session", params=[0, 50, 100])
 def sampled(request, codec, images):
-    """Latents of 200 images, the mask, the context in integers, and its mean and log scale in floats, at a quality."""
-    y, mask = codec._latents(images[:200], request.param)
+    """Latents of 200 images, the context in integers, and its mean and log scale in floats, at a quality."""
+    y = codec._latents(images[:200], request.param)
     with torch.no_grad():
         mean, log_scale = codec.model.context(y, torch.full((len(y),), float(request.param)))
-    return y, mask, codec.context(request.param), mean, log_scale
+    return y, codec.context(request.param), mean, log_scale

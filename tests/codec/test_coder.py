@@ -19,39 +19,42 @@ def contexts(random_context):
     return [IntegerContext(random_context(seed, spread=10.0**seed), 37) for seed in range(3)]
 
 
-def rectangles(rng, N, whole=False):
-    """Masks of images that cover the first rows and columns of their tile."""
-    mask = torch.zeros(N, 8, 8, dtype=torch.bool)
-    for part in mask:
-        rows, columns = (8, 8) if whole else rng.integers(1, 9, 2)
-        part[:rows, :columns] = True
-    return mask
+@pytest.mark.parametrize("h, w", [(1, 1), (1, 7), (6, 1), (2, 3), (5, 9)])
+def test_wavefront_codes_a_site_after_all_of_its_window(h, w):
+    steps = coder.wavefront(h, w)
+    assert len(steps) == (w + 3 * (h - 1) if w >= 3 else w * h)
+    assert sorted(np.concatenate(steps)) == list(range(h * w))
+    step = {divmod(site, w): k for k, sites in enumerate(steps) for site in sites.tolist()}
+    for i, j in step:
+        window = [(i - a, j + b) for a in (1, 2) for b in range(-2, 3)] + [(i, j - 1), (i, j - 2)]
+        assert all(step[site] < step[i, j] for site in window if site in step)
 
 
 @pytest.mark.parametrize("seed", range(45))
 def test_decode_undoes_encode_and_streams_are_independent(contexts, seed):
     context, largest = contexts[seed % 3], (0, 1, 9, 200, MAX_LATENT)[seed % 5]
     rng = np.random.default_rng(seed)
-    sizes = rng.integers(1, 6, rng.integers(1, 5)).tolist()
-    mask = rectangles(rng, sum(sizes), whole=seed % 2 == 0)
-    values = torch.from_numpy(rng.integers(-largest, largest + 1, (sum(sizes), 4, 8, 8))).float()
-    values[torch.from_numpy(rng.random(values.shape) < 0.3)] = largest  # the extremes themselves
-    values[torch.from_numpy(rng.random(values.shape) < 0.1)] = -largest
-    y = values * mask[:, None]
-    streams = encode(values, mask, sizes, context)  # latents outside the mask do not matter
-    assert streams == encode(y, mask, sizes, context)
-    assert torch.equal(decode(streams, mask, sizes, context), y)
-    assert torch.equal(costs(y, mask, context) > 0, mask[:, None].expand_as(y))
-    for stream, n, *part in zip(streams, sizes, y.split(sizes), mask.split(sizes), strict=True):
-        assert encode(*part, [n], context) == [stream]
-        assert torch.equal(decode([stream], part[1], [n], context), part[0])
+    counts = rng.integers(1, 6, rng.integers(1, 5)).tolist()
+    h, w = rng.integers(1, 10, 2).tolist()
+    y = torch.from_numpy(rng.integers(-largest, largest + 1, (sum(counts), 4, h, w))).float()
+    y[torch.from_numpy(rng.random(y.shape) < 0.3)] = largest  # the extremes themselves
+    y[torch.from_numpy(rng.random(y.shape) < 0.1)] = -largest
+    streams = encode(y, counts, context)
+    assert torch.equal(decode(streams, counts, h, w, context), y)
+    for stream, n, part in zip(streams, counts, y.split(counts), strict=True):
+        assert encode(part, [n], context) == [stream]
+        assert torch.equal(decode([stream], [n], h, w, context), part)
 
 
-def test_more_tiles_and_symbols_than_fit_one_batch(contexts):
-    rng = np.random.default_rng(0)
-    y = torch.from_numpy(rng.integers(-9, 10, (600, 4, 8, 8))).float()  # 153,600 symbols
-    mask = rectangles(rng, 600, whole=True)
-    assert torch.equal(decode(encode(y, mask, [599, 1], contexts[1]), mask, [599, 1], contexts[1]), y)
+@pytest.mark.parametrize("shape", [(600, 4, 8, 8), (1, 4, 40, 70)])
+def test_more_sites_and_symbols_than_fit_one_batch(shape, contexts, monkeypatch):
+    y = torch.from_numpy(np.random.default_rng(0).integers(-9, 10, shape)).float()
+    counts = [len(y) - 1, 1] if len(y) > 1 else [1]
+    whole = encode(y, counts, contexts[1])
+    monkeypatch.setattr(coder, "BATCH", 256)  # sites: bands of a few rows
+    monkeypatch.setattr(coder, "CHUNK", 1000)
+    assert encode(y, counts, contexts[1]) == whole
+    assert torch.equal(decode(whole, counts, *shape[2:], contexts[1]), y)
 
 
 @pytest.mark.parametrize("residual", [RADIUS - 1, RADIUS, RADIUS + 1, -RADIUS, 500, -500])
@@ -60,23 +63,22 @@ def test_residuals_beyond_the_tables_cost_18_bits_more(residual, random_context)
     for layer in model.third:  # mean 0 and scale 1 everywhere
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-    context, mask = IntegerContext(model, 0), rectangles(None, 1, whole=True)
-    y = torch.zeros(1, 4, 8, 8)
+    context, y = IntegerContext(model, 0), torch.zeros(1, 4, 8, 8)
     y[0, 2, 3, 4] = residual
-    (stream,) = encode(y, mask, [1], context)
-    assert torch.equal(decode([stream], mask, [1], context), y)
-    cost = costs(y, mask, context)
+    (stream,) = encode(y, [1], context)
+    assert torch.equal(decode([stream], [1], 8, 8, context), y)
+    cost = costs(y, context)
     assert cost[0, 2, 3, 4] == pytest.approx(22 + 18 * (abs(residual) >= RADIUS), abs=1e-3)  # 1 of 2²² in the tail
     assert cost[0, 0, 0, 0] == pytest.approx(-math.log2(math.tanh(0.25)), abs=0.05)
     assert abs(len(stream) - cost.sum().item() / 8) < 1.5
 
 
 def test_invalid_payloads_are_corrupt_or_decode_within_bounds(contexts):
-    rng, corrupt, mask = np.random.default_rng(0), 0, rectangles(None, 1, whole=True)
+    rng, corrupt = np.random.default_rng(0), 0
     for k in range(60):
         stream = b"\xff" * k if k < 15 else rng.bytes(int(rng.integers(0, 200)))
         try:
-            y = decode([stream], mask, [1], contexts[k % 3])
+            y = decode([stream], [1], 8, 8, contexts[k % 3])
         except CorruptStream as error:
             assert str(error) == "not a valid payload for this model"
             corrupt += 1
@@ -86,12 +88,12 @@ def test_invalid_payloads_are_corrupt_or_decode_within_bounds(contexts):
 
 
 def test_bytes_are_close_to_the_cross_entropy(sampled):
-    y, mask, context, mean, log_scale = sampled
-    cost = costs(y, mask, context)
+    y, context, mean, log_scale = sampled
+    cost = costs(y, context)
     assert cost.shape == y.shape and cost.min() >= 0
-    waste = torch.tensor(list(map(len, encode(y, mask, [1] * len(y), context)))) - cost.sum((1, 2, 3)) / 8
+    waste = torch.tensor(list(map(len, encode(y, [1] * len(y), context)))) - cost.sum((1, 2, 3)) / 8
     assert ((waste > -1.5) & (waste < 5)).all() and waste.mean().abs() < 1  # at most a word, for a pending carry
-    (stream,) = encode(y, mask, [len(y)], context)
+    (stream,) = encode(y, [len(y)], context)
     assert abs(len(stream) - cost.sum() / 8) < 0.002 * len(stream) + 5
     assert (cost.sum() / bits(y, mean, log_scale).sum() - 1).abs() < 0.02  # integers cost hardly more than floats
 

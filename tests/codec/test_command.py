@@ -81,15 +81,15 @@ def test_existing_files_are_only_replaced_with_overwrite(folder, codec, pictures
 
 def test_unreadable_files_are_named_and_the_others_converted(folder, codec, pictures, capsys):
     data, png = codec.compress(pictures["cat"]), (folder / "cat.png").read_bytes()
-    files = {"text.png": b"text", "cut.png": png[:900], "cut.dcae": data[:-3], "new.dcae": b"\xd2" + data[1:]}
+    files = {"text.png": b"text", "cut.png": png[:900], "cut.dcae": data[:-3], "old.dcae": b"\xd1" + data[1:]}
     for name, content in (files | {"other.dcae": data[:1] + bytes([data[1] ^ 1]) + data[2:], "ok.dcae": data}).items():
         (folder / name).write_bytes(content)
     assert run("compress text.png cut.png / cat.png --out out") == 1
-    assert run("decompress cut.dcae other.dcae new.dcae gone.dcae . ok.dcae --out out") == 1
+    assert run("decompress cut.dcae other.dcae old.dcae gone.dcae . ok.dcae --out out") == 1
     out, err = capsys.readouterr()
     assert out.count("\n") == 2 and names(folder / "out") == ["cat.dcae", "ok.png"]
     messages = """text.png |cut.png |/ cannot be read|3 of 4 files failed|cut.dcae: the checksum does not|
-other.dcae: written with|new.dcae: written by version 2|gone.dcae|Is a directory|5 of 6 files"""
+other.dcae: written with|old.dcae: written by version 1|gone.dcae|Is a directory|5 of 6 files"""
     assert all(text.strip() in line for text, line in zip(messages.split("|"), err.splitlines(), strict=True))
 
 

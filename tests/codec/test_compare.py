@@ -48,7 +48,8 @@ def test_candidates_are_files_of_their_codec(codec, images, files):
             ours = name == "DCAE"
             data = codec.compress(x, file.quality) if ours else encode(name, x, file.quality, **changes)
             assert file.name == name and file.data == data and file.size == len(data)
-            assert torch.equal(file.image, codec.decompress(data) if ours else decode(data))
+            decoded = codec.decompress(data) if ours else decode(data)
+            assert (file.image.int() - decoded.int()).abs().max() <= ours  # floats round otherwise in a batch
             assert file.psnr == pytest.approx(psnr(to_model(file.image)[None], to_model(x)[None]).item(), abs=1e-3)
 
 

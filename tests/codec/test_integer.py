@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcae_lib.codec.context import SITES, pad, windows
+from dcae_lib.codec.context import SITES, pad
 from dcae_lib.codec.integer import MAX_LATENT, IntegerContext
 
 
@@ -15,29 +15,30 @@ def equal(one, other):
 
 
 def test_integers_are_close_to_the_floats(sampled):
-    y, mask, context, mean, log_scale = sampled
-    eighths, scale = context.predict(y, mask)
-    error = eighths / 8 - mean.permute(0, 2, 3, 1)
+    y, context, mean, log_scale = sampled
+    eighths, scale = context.predict(pad(y).double())
+    error = eighths / 8 - mean.flatten(2).mT
     assert error.abs().max() < 0.2 and abs(error.mean()) < 0.01  # rounded, not truncated
-    assert (scale - (log_scale.permute(0, 2, 3, 1).clamp(-3, 4) + 3) * 9).abs().max() < 1
+    assert (scale - (log_scale.flatten(2).mT.clamp(-3, 4) + 3) * 9).abs().max() < 1
 
 
 def test_integers_do_not_depend_on_batch_or_order(sampled):
-    y, mask, context, *_ = sampled
-    out = context.predict(y, mask)
+    y, context, *_ = sampled
+    padded = pad(y).double()
+    out = context.predict(padded)
     for size in (1, 7):
-        parts = [context.predict(*part) for part in zip(y[:70].split(size), mask[:70].split(size))]
+        parts = [context.predict(part) for part in padded[:70].split(size)]
         assert equal([torch.cat(part) for part in zip(*parts)], [part[:70] for part in out])
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    assert equal(context.predict(y[order], mask[order]), [part[order] for part in out])
+    assert equal(context.predict(padded[order]), [part[order] for part in out])
 
 
 def test_integers_do_not_depend_on_threads(sampled, one_thread):
-    y, mask, context, *_ = sampled
-    window = windows(pad(y, mask))[:, -1]
-    alone = context(3, window, y[:, :12, -1, -1])
+    y, context, *_ = sampled
+    padded = pad(y).double()
+    alone = context.predict(padded)
     torch.set_num_threads(2)
-    assert equal(context(3, window, y[:, :12, -1, -1]), alone)
+    assert equal(context.predict(padded), alone)
 
 
 def fixed(values, bits):
@@ -54,7 +55,8 @@ def layer_by_hand(x, weight, bias, shift, leaky=True):
 def test_integers_are_those_of_whole_number_arithmetic(quality, random_context):
     model = random_context(spread=3.0)
     x = np.random.default_rng(quality).integers(-300, 301, (20, SITES * 5 + 2))
-    mean, scale = IntegerContext(model, quality)(1, *torch.from_numpy(x).float().split([SITES * 5, 2], 1))
+    context, (window, site) = IntegerContext(model, quality), torch.from_numpy(x).double().split([SITES * 5, 2], 1)
+    mean, scale = context(1, context.seen(window)[1], site)
     low = min(quality // 50, 1)  # of three anchors
     below, above = (fixed(model.quality[k, 1].tolist(), 12) for k in (low, low + 1))
     shift = [(a * (50 - quality + 50 * low) + b * (quality - 50 * low)) // 50 for a, b in zip(below, above)]
@@ -80,5 +82,5 @@ def test_means_and_scales_stay_within_the_tables(random_context):
     model = random_context()
     for layer in model.third:
         layer.bias.data.copy_(torch.tensor([1e5, -1e5, 1e5, -1e5]))
-    mean, scale = IntegerContext(model, 0).predict(torch.zeros(1, 4, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool))
+    mean, scale = IntegerContext(model, 0).predict(pad(torch.zeros(1, 4, 2, 2)).double())
     assert mean.unique().tolist() == [-8 * MAX_LATENT, 8 * MAX_LATENT] and scale.unique().tolist() == [0, 63]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dcae_lib import to_model
+from dcae_lib import DCAE, to_model
 from dcae_lib.codec import model as module
 from dcae_lib.codec.context import bits
 from dcae_lib.codec.model import RateModel
@@ -70,6 +70,21 @@ def test_picture_and_price_send_gradients_to_every_weight(model, x):
         for name, p in model.named_parameters():
             reached = p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0
             assert reached != bool(unused & set(name.split("."))), name
+
+
+@torch.no_grad()
+def test_norms_start_with_the_mean_statistics_of_the_pictures(x):
+    torch.manual_seed(0)
+    start = DCAE(groups=2)
+    for p in start.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    model = RateModel(**start.config)
+    model.start_from(start, x[:1].expand(3, -1, -1, -1))  # the statistics of all pictures are the mean ones
+    assert not any(isinstance(module, torch.nn.GroupNorm) for module in model.modules())
+    torch.testing.assert_close(model.autoencoder(x[:1]), start(x[:1]), rtol=1e-3, atol=1e-3)
+    assert (model.autoencoder(x[1:]) - start(x[1:])).abs().max() > 0.01
+    other = torch.cat([x[1:, :, :, :16], 0 * x[1:, :, :, 16:]], 3)
+    torch.testing.assert_close(model.autoencoder.encode(other)[..., 0], model.autoencoder.encode(x[1:])[..., 0])  # far
 
 
 def test_saved_models_load_as_they_were(model, tmp_path):

@@ -9,14 +9,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.transforms.functional import center_crop
 
 from dcae_lib import DCAE, Splits, TrainConfig, load_images, to_model, to_uint8
 from dcae_lib.codec import train as module
 from dcae_lib.codec.model import RateModel
 from dcae_lib.codec.train import PRESET, SCORED, estimate, rate_distortion, trade, train_codec
+from dcae_lib.data import read_picture
+from dcae_lib.files import resource
 from dcae_lib.metrics import MAX_PSNR, psnr
 
-SCORES = {f"{kind}_{q}" for kind in ("bpp", "psnr") for q in SCORED}
+SCORES = {f"{kind}_{q}" for kind in ("bpp", "psnr", "photo_bpp", "photo_psnr") for q in SCORED}
 
 
 def few(count, tests=10):
@@ -60,6 +63,10 @@ def test_estimate_averages_over_images_of_bytes(monkeypatch):
         for x in to_model(images.images).split(1):
             y, cost = model(x, torch.tensor([float(q)]))
             pairs.append((cost.sum().item() / 256, psnr(to_model(to_uint8(y)), x).item()))
+        x = to_model(torch.stack([center_crop(read_picture(path), 256) for path in resource("photos").glob("*.webp")]))
+        y, cost = model(x, torch.full((3,), float(q)))
+        assert scores[f"photo_bpp_{q}"] == pytest.approx(cost.sum().item() / 3 / 256**2, rel=1e-3)
+        assert scores[f"photo_psnr_{q}"] == pytest.approx(psnr(to_model(to_uint8(y)), x).mean().item(), abs=0.02)
         bpp, decibel = torch.tensor(pairs).mean(0).tolist()
         assert scores[f"bpp_{q}"] == pytest.approx(bpp, rel=1e-3)
         assert scores[f"psnr_{q}"] == pytest.approx(decibel, abs=0.02)
@@ -68,14 +75,15 @@ def test_estimate_averages_over_images_of_bytes(monkeypatch):
 def test_estimate_rounds_pictures_to_bytes():
     model = RateModel(dict(hidden=8))
     model.forward = lambda x, quality: (x + 0.003, torch.zeros(len(x), 1, 1, 1))  # less than half a step of a byte
-    assert estimate(model, few(1).test)["psnr_0"] == MAX_PSNR
+    assert estimate(model, few(1).test)["psnr_20"] == MAX_PSNR
 
 
 def test_training_starts_from_the_recorded_network_and_learns(tmp_path, images):
-    start = DCAE.from_pretrained()
-    first = train_codec(config(epochs=1, lr=1e-12, warmup=0.0), splits=few(64)).model.autoencoder
+    start, splits = RateModel(**DCAE.from_pretrained().config), few(64)
+    start.start_from(DCAE.from_pretrained(), to_model(splits.train.images))
+    first = train_codec(config(epochs=1, lr=1e-12, warmup=0.0), splits=splits).model.autoencoder
     for name, value in first.state_dict().items():
-        torch.testing.assert_close(value, start.state_dict()[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(value, start.autoencoder.state_dict()[name], rtol=0, atol=1e-5)
     run = train_codec(config(epochs=4), tmp_path, few(64))
     assert set(run.metrics) == SCORES and run.history[-1]["train_loss"] < 0.9 * run.history[0]["train_loss"]
     assert same_weights(RateModel.from_pretrained(tmp_path), run.model) and run.model.config["context"] == dict(

@@ -1,12 +1,11 @@
 """Write the streams that every later codec must decode: `python tests/codec/golden/make.py`, after new weights.
 
-<name>-<quality>.dcae are streams; latents.safetensors holds the latents that each decodes to, [N, C, 8, 8], and the
+<name>-<quality>.dcae are streams; latents.safetensors holds the latents that each decodes to, [N, C, h, w], and the
 identity of the weights. Latents rather than pixels: they are the same on every machine.
 """
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,14 +14,13 @@ from dcae_lib.codec.bitstream import unpack
 from dcae_lib.codec.coder import decode
 from dcae_lib.data import read_picture
 from dcae_lib.files import resource
-from dcae_lib.tiles import cut
 
 HERE = Path(__file__).resolve().parent
 QUALITIES = 0, 37, 100
 
 
 def pictures() -> dict[str, Tensor]:
-    """Return a single tile, an image whose sides are not multiples of a tile's, and a batch."""
+    """Return a thumbnail, an image whose sides are not multiples of 4, and a batch."""
     test = load_images("sample").test.images
     cat = read_picture(resource("photos") / "cat.webp")
     return {"frog": test[6], "cat": cat[:, 80:130, 150:220], "batch": test[[13, 238, 409]]}
@@ -32,8 +30,7 @@ def latents(codec: Codec, data: bytes) -> Tensor:
     """Decode the latents that `codec.decompress` turns into pixels."""
     header, payload = unpack(data, codec.identity)
     h, w = (-(-side // codec.factor) for side in header[:2])
-    mask = cut(torch.ones(max(header.images, 1), 1, h, w), codec.grid, "constant")[:, 0].bool()
-    return decode([payload], mask, [len(mask)], codec.context(header.quality)).short()
+    return decode([payload], [max(header.images, 1)], h, w, codec.context(header.quality)).short()
 
 
 def main() -> None:
