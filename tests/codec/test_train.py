@@ -92,7 +92,7 @@ def test_training_starts_from_the_recorded_network_and_learns(tmp_path, images):
     record, text = json.loads((tmp_path / "history.json").read_text()), (tmp_path / "README.md").read_text()
     assert record["history"] == run.history and len(record["start"]) == 64
     assert f"{record['parameters']:,} parameters" in text and "for 4 epochs" in text
-    assert f"psnr_40 {run.metrics['psnr_40']:.4f}" in text
+    assert f"psnr_50 {run.metrics['psnr_50']:.4f}" in text
     code = re.search(r"```python\n(.*?)```", text, re.S)[1].replace('"this folder"', repr(str(tmp_path)))
     exec(code, names := dict(image=images[0]))  # the card's example works
     assert names["codec"].decompress(names["data"]).shape == (3, 32, 32)
