@@ -96,5 +96,10 @@ class RateModel(nn.Module):
         return self.synthesise(rounded, quality), bits(priced, *self.context(rounded, quality))
 
 
+def trade(quality: Tensor) -> Tensor:
+    """Return the weight of an MSE of 1, on [0, 1], against one bit per pixel: 40 at quality 0, 9,000 at 100."""
+    return 40 * 225 ** (quality / 100)
+
+
 def _gain(table: Tensor, quality: Tensor) -> Tensor:
     return between_anchors(table, quality).exp()[:, :, None, None]

@@ -15,17 +15,12 @@ from ..metrics import MAX_PSNR, psnr
 from ..model import DCAE
 from ..training import Call, Out, images_of, run_task
 from .context import QUALITIES
-from .model import RateModel
+from .model import RateModel, trade
 from .photos import Photographs
 
 STATISTICS = 256  # images on which the norms of the DCAE are measured
 PRESET: dict = dict(batch_size=32, lr=1e-2, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=25)
 SCORED = (20, 50, 80)  # qualities evaluated after every epoch
-
-
-def trade(quality: Tensor) -> Tensor:
-    """Return the weight of an MSE of 1, on [0, 1], against one bit per pixel: 40 at quality 0, 9,000 at 100."""
-    return 40 * 225 ** (quality / 100)
 
 
 def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
