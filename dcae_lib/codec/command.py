@@ -28,6 +28,8 @@ def add_commands(commands) -> None:
         parser.add_argument("--model", help="folder with the codec's weights (default: the shipped ones)")
         if name == "compress":
             parser.add_argument("--quality", type=int, default=50, metavar="0..100", help="default: %(default)s")
+            effort = "1 and 2 look for fewer bytes, for half a minute and two per 512×512 pixels (default: %(default)s)"
+            parser.add_argument("--effort", type=int, default=0, choices=(0, 1, 2), help=effort)
         parser.set_defaults(run=partial(_run, parser, name))
 
 
@@ -59,7 +61,7 @@ def _compress(codec: Codec, file: Path, to: Path, options: Namespace) -> str:
     """Compress a picture, decompress it again, and return a line on size and quality."""
     _check_free([to], options)
     picture = read_picture(file)
-    data = codec.compress(picture, options.quality)
+    data = codec.compress(picture, options.quality, options.effort)
     decoded = codec.decompress(data)
     write_whole({to: data})
     H, W = picture.shape[1:]

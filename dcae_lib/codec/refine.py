@@ -1,5 +1,7 @@
 """Effort: latents of one picture, refined by gradient descent through the fixed decoder and context model."""
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,17 +24,18 @@ def refine(model: RateModel, y: Tensor, x: Tensor, quality: Tensor, steps: int) 
     is as before. A square at a time, with those before it as they are, and those after it simply rounded.
     Yang, Bamler and Mandt 2020, arXiv 2006.04240 (stochastic Gumbel annealing).
     """
-    rounded, factor = y.round(), model.autoencoder.factor
-    corners = [(i, j) for i in range(0, y.shape[2], PIECE) for j in range(0, y.shape[3], PIECE)]
-    bar = tqdm(total=steps * len(corners), desc="refining", **BAR)
-    for i, j in corners:
+    rounded, f = y.round(), model.autoencoder.factor
+    H, W = y.shape[2:]
+    images = range(0, len(y), count := max(1, PIECE**2 // (H * W)))  # small ones together
+    squares = list(product(images, range(0, H, PIECE), range(0, W, PIECE)))
+    bar = tqdm(total=steps * len(squares), desc="refining", **BAR)
+    for k, i, j in squares:
         above, before = min(i, MARGIN), min(j, MARGIN)
-        around = slice(i - above, i + PIECE + MARGIN), slice(j - before, j + PIECE + MARGIN)
-        pixels = x[:, :, around[0].start * factor : around[0].stop * factor, around[1].start * factor : around[1].stop * factor]
-        inside = slice(i, i + PIECE), slice(j, j + PIECE)
-        fixed = rounded[(..., *around)].clone()
-        part = _anneal(model, y[(..., *inside)], fixed, (above, before), pixels, quality, steps, bar)
-        rounded[(..., *inside)] = part
+        top, bottom, left, right = i - above, min(i + PIECE + MARGIN, H), j - before, min(j + PIECE + MARGIN, W)
+        inside = slice(k, k + count), slice(None), slice(i, i + PIECE), slice(j, j + PIECE)
+        fixed = rounded[k : k + count, :, top:bottom, left:right].clone()
+        pixels = x[k : k + count, :, top * f : bottom * f, left * f : right * f]
+        rounded[inside] = _anneal(model, y[inside], fixed, (above, before), pixels, quality.expand(len(fixed)), steps, bar)
     bar.close()
     return rounded
 
@@ -55,7 +58,7 @@ def _anneal(
         chance = torch.rand(y.shape, generator=noise, device=y.device).logit(1e-6)
         latents = fixed + F.pad(low + torch.sigmoid((lean + chance) / heat), place)
         error = (model.synthesise(latents, quality) - x) / 2
-        loss = bits(latents, *model.context(latents, quality)).sum() + trade(quality) * error.square().sum() / 3
+        loss = bits(latents, *model.context(latents, quality)).sum() + trade(quality[0]) * error.square().sum() / 3
         (y.grad,) = torch.autograd.grad(loss, y)
         optimizer.step()
         schedule.step()

@@ -11,8 +11,10 @@ import torch
 from PIL import ExifTags, Image
 
 from dcae_lib import Codec, to_model, to_uint8
-from dcae_lib.codec.bitstream import CorruptStream
 from dcae_lib.codec import codec as module
+from dcae_lib.codec import refine as refining
+from dcae_lib.codec.bitstream import CorruptStream
+from dcae_lib.codec.model import trade
 from dcae_lib.data import DataError, open_picture
 from dcae_lib.metrics import psnr
 
@@ -206,3 +208,38 @@ def test_bytes_do_not_depend_on_the_default_type(codec, images, float64_by_defau
     data = codec.compress(images[:3])
     assert close(codec.decompress(data), codec.preview(images[:3]))
     assert Codec.from_pretrained().compress(images[:3]) == data
+
+
+# ---- effort
+
+
+def test_effort_lowers_the_loss_and_decoding_is_as_before(codec, cat, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", (0, 60, 61))
+    x, q = cat[:, 60:123, 100:171], 40
+    plain, refined = (codec.compress(x, q, effort) for effort in (0, 1))
+
+    def loss(data):
+        error = (codec.decompress(data).float() - x) / 255
+        return 8 * len(data) / x[0].numel() + trade(torch.tensor(float(q))) * error.square().mean()
+
+    assert loss(refined) < 0.97 * loss(plain) and len(refined) < len(plain)
+    assert codec.compress(x, q, 1) == refined  # the random rounding has a seed
+    each = codec.compress_each(torch.stack([x, x.flip(2)]), q, 1)
+    assert loss(each[0]) < 0.97 * loss(plain)
+
+
+def test_pieces_are_refined_one_after_the_other(codec, cat, monkeypatch):
+    monkeypatch.setattr(module, "STEPS", (0, 30, 31))
+    monkeypatch.setattr(refining, "PIECE", 8)
+    x = cat[:, 60:110, 100:171]
+    sizes = [len(codec.compress(x, 40, effort)) for effort in (0, 1)]
+    assert sizes[1] < sizes[0]
+    monkeypatch.setattr(refining, "_anneal", lambda model, y, *_: y.round())
+    assert codec.compress(x, 40, 1) == codec.compress(x, 40, 0)
+
+
+@pytest.mark.parametrize("effort", [-1, 3, 0.5, "1", None])
+def test_effort_must_be_0_1_or_2(effort, codec, images):
+    for call in (codec.compress, codec.compress_each):
+        with pytest.raises(ValueError, match="effort must be 0, 1 or 2, got "):
+            call(images[0], 50, effort)
