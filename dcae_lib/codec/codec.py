@@ -60,10 +60,10 @@ class Codec:
         """Compress one image, or a batch of images of one size, to bytes.
 
         images: a uint8 tensor [3, H, W] or [B, 3, H, W], a uint8 array [H, W, 3] or [B, H, W, 3], or a Pillow image.
-        quality: one of `codec.qualities`. effort: 0, or 1 or 2, which look for fewer bytes at the same quality, for
-        half a minute and for two per 512×512 pixels; the decoder does not mind. Transparent pixels are put on white. A batch shares one header, checksum and
-        coder; `compress_each` keeps its images apart. Raises ValueError for anything that cannot be compressed, and
-        DataError for a Pillow image that cannot be read.
+        quality: one of `codec.qualities`. effort: 1 and 2 look for fewer bytes at the same loss, for half a minute and
+        two per 512×512 pixels; decoding takes as long as ever. Transparent pixels are put on white. A batch shares one
+        header, checksum and coder; `compress_each` keeps its images apart. Raises ValueError for anything that cannot
+        be compressed, and DataError for a Pillow image that cannot be read.
         """
         pixels, batch = as_pixels(images)
         y = self._latents(pixels, quality, effort)
@@ -104,7 +104,8 @@ class Codec:
     def preview(self, images: ImageLike, quality: int = 50) -> Tensor:
         """Return what `decompress` will make of each image at this quality, without coding it: uint8 [B, 3, H, W]."""
         pixels, _ = as_pixels(images)
-        return self._pixels(self._latents(pixels, quality), *pixels.shape[2:], quality).contiguous()
+        H, W = pixels.shape[2:]
+        return self._pixels(self._latents(pixels, quality), H, W, quality).contiguous()
 
     def costs(self, images: ImageLike, quality: int = 50) -> Tensor:
         """Return the cost in bits of each latent, by the tables that code it: [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
@@ -115,7 +116,7 @@ class Codec:
         return IntegerContext(self.model.context, quality)
 
     def _latents(self, images: Tensor, quality: int, effort: int = 0) -> Tensor:
-        """uint8 [B, 3, H, W] → rounded latents [B, C, ⌈H/4⌉, ⌈W/4⌉] on the CPU; images are repeated beyond the edges."""
+        """uint8 [B, 3, H, W], repeated beyond their edges → rounded latents [B, C, ⌈H/4⌉, ⌈W/4⌉] on the CPU."""
         if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
         if effort not in range(len(STEPS)):

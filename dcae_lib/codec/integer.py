@@ -39,7 +39,7 @@ class IntegerContext:
         self.groups = [[(first[inputs:], bias), *rest] for (first, bias), *rest in self.groups]
 
     def seen(self, window: Tensor) -> tuple[Tensor, ...]:
-        """Return what each group makes of a window, to be passed on: float64 [M, 12·(C + 1)] → groups of [M, hidden]."""
+        """Return what the first layer of each group makes of windows: float64 [M, 12·(C + 1)] → [M, hidden] each."""
         return (window @ self.look).chunk(len(self.groups), 1)
 
     def __call__(self, group: int, seen: Tensor, site: Tensor) -> tuple[Tensor, Tensor]:

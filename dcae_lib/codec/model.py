@@ -59,7 +59,9 @@ class RateModel(nn.Module):
         def keep(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
             groups = inputs[0].unflatten(1, (norm.num_groups, -1)).flatten(2)
             size = norm.num_channels // norm.num_groups
-            mean, variance = (part.mean(0).repeat_interleave(size) for part in (groups.mean(2), groups.var(2, correction=0)))
+            mean, variance = (
+                part.mean(0).repeat_interleave(size) for part in (groups.mean(2), groups.var(2, correction=0))
+            )
             weights[f"{name}.weight"] = norm.weight / (variance + norm.eps).sqrt()
             weights[f"{name}.bias"] = norm.bias - weights[f"{name}.weight"] * mean
 

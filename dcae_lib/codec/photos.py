@@ -58,7 +58,9 @@ class Photographs:
                 rng = np.random.default_rng((seed, k))
                 side = int(rng.choice(SIDES))
                 count = max(1, batch_size * self.thumbnails.images[0, 0].numel() // side**2)
-                images = torch.stack([_crop(photographs[rng.integers(len(photographs))], side, rng) for _ in range(count)])
+                images = torch.stack(
+                    [_crop(photographs[rng.integers(len(photographs))], side, rng) for _ in range(count)]
+                )
             yield to_model((images[shard(torch.arange(len(images)))] if shard else images).to(self.device))
 
     def _scaled(self, rng: np.random.Generator) -> list[Tensor]:
@@ -67,10 +69,10 @@ class Photographs:
         order = np.concatenate([rng.permutation(len(self.paths)) for _ in range(-(-HELD // len(self.paths)))])
         for i in order[:HELD]:
             image = open_picture(self.paths[i])
-            if min(image.size) < max(SIDES):
-                raise DataError(f"{self.paths[i]} is smaller than {max(SIDES)} pixels, the side of a crop")
-            factor = min(rng.uniform(*SHRINK), min(image.size) / max(SIDES))
-            size = [max(round(length / factor), max(SIDES)) for length in image.size]
+            if min(image.size) < SIDES[-1]:
+                raise DataError(f"{self.paths[i]} is smaller than {SIDES[-1]} pixels, the side of a crop")
+            factor = min(rng.uniform(*SHRINK), min(image.size) / SIDES[-1])
+            size = [round(length / factor) for length in image.size]
             scaled.append(pil_to_tensor(image.resize(size, Image.Resampling.LANCZOS)))
         return scaled
 

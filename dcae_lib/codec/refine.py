@@ -35,13 +35,22 @@ def refine(model: RateModel, y: Tensor, x: Tensor, quality: Tensor, steps: int) 
         inside = slice(k, k + count), slice(None), slice(i, i + PIECE), slice(j, j + PIECE)
         fixed = rounded[k : k + count, :, top:bottom, left:right].clone()
         pixels = x[k : k + count, :, top * f : bottom * f, left * f : right * f]
-        rounded[inside] = _anneal(model, y[inside], fixed, (above, before), pixels, quality.expand(len(fixed)), steps, bar)
+        rounded[inside] = _anneal(
+            model, y[inside], fixed, (above, before), pixels, quality.expand(len(fixed)), steps, bar
+        )
     bar.close()
     return rounded
 
 
 def _anneal(
-    model: RateModel, y: Tensor, fixed: Tensor, corner: tuple[int, int], x: Tensor, quality: Tensor, steps: int, bar: tqdm
+    model: RateModel,
+    y: Tensor,
+    fixed: Tensor,
+    corner: tuple[int, int],
+    x: Tensor,
+    quality: Tensor,
+    steps: int,
+    bar: tqdm,
 ) -> Tensor:
     """Refine the latents y that stand at a corner of `fixed` ones, whose pixels are x."""
     (top, left), (h, w), noise = corner, y.shape[2:], torch.Generator(y.device).manual_seed(0)
