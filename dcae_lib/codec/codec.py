@@ -122,9 +122,10 @@ class Codec:
         if effort not in range(len(STEPS)):
             raise ValueError(f"effort must be 0, 1 or 2, got {effort!r}")
         q, (H, W) = self.model.log_gain.new_tensor([quality]), images.shape[2:]
-        x = to_model(F.pad(images.float(), (0, -W % self.factor, 0, -H % self.factor), mode="replicate").byte())
+        padding = 0, -W % self.factor, 0, -H % self.factor
+        x = F.pad(images.float(), padding, mode="replicate").byte() if any(padding) else images
         with torch.no_grad():
-            analyse = lambda part: self.model.analyse(part.to(q.device), q)  # noqa: E731
+            analyse = lambda part: self.model.analyse(to_model(part.to(q.device)), q)  # noqa: E731
             y = piecewise(analyse, x, PIECE * self.factor, MARGIN * self.factor).nan_to_num()
         y = refine(self.model, y, x.to(q.device), q, STEPS[effort]) if effort else y.round()
         return y.cpu().clamp(-MAX_LATENT, MAX_LATENT)

@@ -48,17 +48,17 @@ def encode(y: Tensor, counts: list[int], context: IntegerContext) -> list[bytes]
     return streams
 
 
-def coded(y: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each latent its symbol in 0..128, the row of its table, and the excess beyond the table's radius.
+def coded(y: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray]:
+    """Return each latent's distance from its mean, rounded down, and the row of its table.
 
-    Integers [N, C, h, w] → three arrays [N, h·w, C].
+    Integers [N, C, h, w] → two arrays [N, h·w, C].
     """
     N, C, h, w = y.shape
     images = max(1, BATCH // (h * w))
     parts = [[_coded(*band, context) for band in _bands(part)] for part in y.split(images)]
     joined = [[np.concatenate(arrays, 1) for arrays in zip(*bands)] for bands in parts]
-    symbol, row, excess = (np.concatenate(arrays) for arrays in zip(*joined))
-    return symbol, row, excess
+    residual, row = (np.concatenate(arrays) for arrays in zip(*joined))
+    return residual, row
 
 
 def _bands(y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -69,30 +69,29 @@ def _bands(y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield y[:, :, top : top + rows], padded[:, :, top : top + rows + ROWS - 1].double()
 
 
-def _coded(y: Tensor, padded: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _coded(y: Tensor, padded: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray]:
     mean, scale = context.predict(padded)
-    residual = y.flatten(2).mT.long() - (mean // STEPS)
-    symbol = residual.clamp(-RADIUS, RADIUS) + RADIUS
-    row = scale * STEPS + mean % STEPS
-    excess = (residual.abs() - RADIUS).clamp(min=0)
-    return symbol.numpy().astype(np.uint8), row.numpy().astype(np.int16), excess.numpy().astype(np.int32)
+    residual = y.flatten(2).mT.int() - (mean // STEPS).int()
+    return residual.numpy(), (scale * STEPS + mean % STEPS).short().numpy()
 
 
 def costs(y: Tensor, context: IntegerContext) -> Tensor:
     """Return each latent's cost in bits by the coder's tables: [N, C, h, w] → [N, C, h, w]."""
-    symbol, row, _ = coded(y, context)
+    residual, row = coded(y, context)
+    symbol = residual.clip(-RADIUS, RADIUS) + RADIUS
     bits = np.log2(context.tables.sum(1))[row] - np.log2(context.tables[row, symbol])
-    bits += EXCESS_BITS * ((symbol == 0) | (symbol == 2 * RADIUS))
+    bits += EXCESS_BITS * (np.abs(residual) >= RADIUS)
     return torch.from_numpy(bits).mT.reshape(y.shape)
 
 
-def _write(ends: np.ndarray, tables: np.ndarray, symbol: np.ndarray, row: np.ndarray, excess: np.ndarray) -> bytes:
-    """Code symbols in order, with the excess of those at the radius after the group they belong to.
+def _write(ends: np.ndarray, tables: np.ndarray, residual: np.ndarray, row: np.ndarray) -> bytes:
+    """Code residuals in order, what lies beyond the radius of the tables after the group it belongs to.
 
-    ends: the number of symbols before the end of each group in each step.
+    ends: the number of residuals before the end of each group in each step.
     """
     encoder = constriction.stream.queue.RangeEncoder()
-    escaped = np.flatnonzero((symbol == 0) | (symbol == 2 * RADIUS))
+    symbol = (residual.clip(-RADIUS, RADIUS) + RADIUS).astype(np.uint8)
+    escaped = np.flatnonzero(np.abs(residual) >= RADIUS)
     stops = np.unique(ends[np.searchsorted(ends, escaped, side="right")])
     start = 0
     for stop in [*stops, len(symbol)]:
@@ -101,7 +100,7 @@ def _write(ends: np.ndarray, tables: np.ndarray, symbol: np.ndarray, row: np.nda
             encoder.encode(symbol[part].astype(np.int32), CATEGORICAL, tables[row[part]])
         within = escaped[(escaped >= start) & (escaped < stop)]
         if len(within):
-            encoder.encode(excess[within], EXCESS)
+            encoder.encode(np.abs(residual[within]) - RADIUS, EXCESS)
         start = stop
     return _shortest(encoder)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data import to_model
 from .context import bits
 from .model import RateModel, trade
 
@@ -20,7 +21,7 @@ BAR: dict = dict(delay=2, leave=False, disable=None)  # of tqdm: after two secon
 def refine(model: RateModel, y: Tensor, x: Tensor, quality: Tensor, steps: int) -> Tensor:
     """Return rounded latents that cost fewer bits + trade · MSE than those of the encoder, rounded.
 
-    y: latents before rounding [N, C, h, w]; x: pixels in [-1, 1], [N, 3, f·h, f·w]; quality: [1]. What the decoder does
+    y: latents before rounding [N, C, h, w]; x: uint8 pixels [N, 3, f·h, f·w]; quality: [1]. What the decoder does
     is as before. A square at a time, with those before it as they are, and those after it simply rounded.
     Yang, Bamler and Mandt 2020, arXiv 2006.04240 (stochastic Gumbel annealing).
     """
@@ -34,7 +35,7 @@ def refine(model: RateModel, y: Tensor, x: Tensor, quality: Tensor, steps: int) 
         top, bottom, left, right = i - above, min(i + PIECE + MARGIN, H), j - before, min(j + PIECE + MARGIN, W)
         inside = slice(k, k + count), slice(None), slice(i, i + PIECE), slice(j, j + PIECE)
         fixed = rounded[k : k + count, :, top:bottom, left:right].clone()
-        pixels = x[k : k + count, :, top * f : bottom * f, left * f : right * f]
+        pixels = to_model(x[k : k + count, :, top * f : bottom * f, left * f : right * f])
         rounded[inside] = _anneal(
             model, y[inside], fixed, (above, before), pixels, quality.expand(len(fixed)), steps, bar
         )
