@@ -140,7 +140,7 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     Raises ValueError if the weights were saved with another history, if the test images are not those of the record,
     or if a metric differs by more than 1e-4, of a codec 2e-3: another processor rounds differently.
     """
-    of_codec = b'"context"' in (folder / "config.json").read_bytes()
+    of_codec = b'"hidden"' in (folder / "config.json").read_bytes()
     model = (RateModel if of_codec else DCAE).from_pretrained(folder).to(best_device(device))
     record = read_record(folder)
     test = images_of(TrainConfig(record["config"]["dataset"], tuple(record["config"].get("crop", ())))).test

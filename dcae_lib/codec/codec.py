@@ -67,14 +67,14 @@ class Codec:
         """
         pixels, batch = as_pixels(images)
         y = self._latents(pixels, quality, effort)
-        (payload,) = coder.encode(y, [len(y)], self.context(quality))
+        (payload,) = coder.encode(y, [len(pixels)], self.contexts(quality))
         H, W = pixels.shape[2:]
         return pack(Header(H, W, len(pixels) if batch else 0, int(quality)), payload, self.identity)
 
     def compress_each(self, images: Tensor | np.ndarray, quality: int = 50, effort: int = 0) -> list[bytes]:
         """Compress each image of a batch to bytes of its own, many at a time."""
         pixels, _ = as_pixels(images)
-        payloads = coder.encode(self._latents(pixels, quality, effort), [1] * len(pixels), self.context(quality))
+        payloads = coder.encode(self._latents(pixels, quality, effort), [1] * len(pixels), self.contexts(quality))
         (H, W), identity = pixels.shape[2:], self.identity
         return [pack(Header(H, W, 0, int(quality)), payload, identity) for payload in payloads]
 
@@ -95,8 +95,7 @@ class Codec:
         out: dict[int, Tensor] = {}
         for (quality, H, W), members in groups.items():
             counts = [max(files[k][0].images, 1) for k in members]
-            size = -(-H // self.factor), -(-W // self.factor)
-            y = coder.decode([files[k][1] for k in members], counts, *size, self.context(quality))
+            y = coder.decode([files[k][1] for k in members], counts, self.sizes(H, W), self.contexts(quality))
             for k, part in zip(members, self._pixels(y, H, W, quality).split(counts)):
                 out[k] = (part if files[k][0].images else part[0]).contiguous()
         return [out[k] for k in range(len(data))]
@@ -108,15 +107,34 @@ class Codec:
         return self._pixels(self._latents(pixels, quality), H, W, quality).contiguous()
 
     def costs(self, images: ImageLike, quality: int = 50) -> Tensor:
-        """Return the cost in bits of each latent, by the tables that code it: [B, C, ⌈H/4⌉, ⌈W/4⌉]."""
+        """Return the cost in bits of the latents at each site, by the tables that code them: [B, C, ⌈H/4⌉, ⌈W/4⌉].
+
+        What a coarse latent costs is shared out among the sites that it stands for.
+        """
         pixels, _ = as_pixels(images)
-        return coder.costs(self._latents(pixels, quality), self.context(quality))
+        shared = torch.zeros(())
+        for level in map(coder.costs, self._latents(pixels, quality), self.contexts(quality)):
+            h, w = level.shape[2:]
+            if shared.ndim:
+                sites = F.avg_pool2d(torch.ones(1, 1, h, w), 4, ceil_mode=True, divisor_override=1)
+                shared = F.interpolate(shared / sites, scale_factor=4)[:, :, :h, :w]
+            shared = shared + level
+        return shared
 
-    def context(self, quality: int) -> IntegerContext:
-        return IntegerContext(self.model.context, quality)
+    def contexts(self, quality: int) -> list[IntegerContext]:
+        """Return the context models of all levels at a quality, in integers."""
+        return [IntegerContext(context, self.model.tables, quality) for context in self.model.contexts]
 
-    def _latents(self, images: Tensor, quality: int, effort: int = 0) -> Tensor:
-        """uint8 [B, 3, H, W], repeated beyond their edges → rounded latents [B, C, ⌈H/4⌉, ⌈W/4⌉] on the CPU."""
+    def sizes(self, H: int, W: int) -> list[tuple[int, int]]:
+        """Return the rows and columns of latents of each level, for an image of H×W pixels."""
+        size, sizes = (-(-H // self.factor), -(-W // self.factor)), []
+        for _ in self.model.contexts:
+            sizes.insert(0, size)
+            size = -(-size[0] // 4), -(-size[1] // 4)
+        return sizes
+
+    def _latents(self, images: Tensor, quality: int, effort: int = 0) -> list[Tensor]:
+        """uint8 [B, 3, H, W], repeated beyond their edges → rounded latents of each level, on the CPU."""
         if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
         if effort not in range(len(STEPS)):
@@ -125,18 +143,18 @@ class Codec:
         padding = 0, -W % self.factor, 0, -H % self.factor
         x = F.pad(images.float(), padding, mode="replicate").byte() if any(padding) else images
         with torch.no_grad():
-            analyse = lambda part: self.model.analyse(to_model(part.to(q.device)), q)  # noqa: E731
-            y = piecewise(analyse, x, PIECE * self.factor, MARGIN * self.factor).nan_to_num()
-        y = refine(self.model, y, x.to(q.device), q, STEPS[effort]) if effort else y.round()
-        return y.cpu().clamp(-MAX_LATENT, MAX_LATENT)
+            encode = lambda part: self.model.autoencoder.encode(to_model(part.to(q.device)))  # noqa: E731
+            y = self.model.quantise(piecewise(encode, x, PIECE * self.factor, MARGIN * self.factor), q)
+        y = refine(self.model, y, x.to(q.device), q, STEPS[effort]) if effort else [level.round() for level in y]
+        return [level.cpu().nan_to_num().clamp(-MAX_LATENT, MAX_LATENT) for level in y]
 
     @torch.no_grad()
-    def _pixels(self, y: Tensor, H: int, W: int, quality: int) -> Tensor:
-        """Rounded latents [B, C, ⌈H/4⌉, ⌈W/4⌉] → uint8 [B, 3, H, W]."""
-        weight = self.model.log_gain
-        q = weight.new_tensor([quality])
-        synthesise = lambda part: to_uint8(self.model.synthesise(part.to(weight), q)).cpu()  # noqa: E731
-        return piecewise(synthesise, y, PIECE, MARGIN)[:, :, :H, :W]
+    def _pixels(self, y: list[Tensor], H: int, W: int, quality: int) -> Tensor:
+        """Rounded latents of each level → uint8 [B, 3, H, W]."""
+        q = self.model.log_gain.new_tensor([quality])
+        z = self.model.dequantise([level.to(q) for level in y], q)
+        decode = lambda part: to_uint8(self.model.autoencoder.decode(part)).cpu()  # noqa: E731
+        return piecewise(decode, z, PIECE, MARGIN)[:, :, :H, :W]
 
 
 def as_pixels(images: ImageLike) -> tuple[Tensor, bool]:

@@ -30,22 +30,33 @@ def wavefront(h: int, w: int) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(step[order])) + 1)
 
 
-def encode(y: Tensor, counts: list[int], context: IntegerContext) -> list[bytes]:
-    """Encode latents, integers [N, C, h, w], of N images; stream k holds the next counts[k] of them.
+def encode(y: list[Tensor], counts: list[int], contexts: list[IntegerContext]) -> list[bytes]:
+    """Encode latents of N images, integers [N, C, h, w] for each level; stream k holds the next counts[k] images.
 
-    A stream goes along the wavefront, and in each of its steps from group to group through all sites and images.
+    A stream goes from level to level, there along the wavefront, and in each of its steps from group to group through
+    all sites and images.
     """
-    N, C, h, w = y.shape
-    G, steps = len(context.groups), wavefront(h, w)
+    levels = [_in_order(*level, counts) for level in zip(y, contexts)]  # of each level, the arrays of each stream
+    streams = []
+    for parts in zip(*levels):
+        lengths, residual, row = (np.concatenate(arrays) for arrays in zip(*parts))
+        streams.append(_write(lengths.cumsum(), contexts[0].tables, residual, row))
+    return streams
+
+
+def _in_order(y: Tensor, context: IntegerContext, counts: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield for each stream how many residuals each group of a step has, these in the order of coding, and their rows."""
+    (N, C, h, w), G = y.shape, len(context.groups)
+    steps = wavefront(h, w)
     step = np.repeat(np.arange(len(steps)), lengths := [len(sites) for sites in steps])
     order = (step[:, None] * G + np.arange(G)).argsort(axis=None, kind="stable")  # (site, group) to (step, group, site)
     arrays = [part.reshape(N, h * w, G, context.size)[:, np.concatenate(steps)] for part in coded(y, context)]
-    starts, streams = np.cumsum(counts)[:-1], []
+    starts = np.cumsum(counts)[:-1]
     for n, *images in zip(counts, *(np.split(part, starts) for part in arrays)):
-        ends = np.repeat(lengths, G).cumsum() * n * context.size
-        parts = (part.transpose(1, 2, 0, 3).reshape(h * w * G, -1)[order].ravel() for part in images)
-        streams.append(_write(ends, context.tables, *parts))
-    return streams
+        yield (
+            np.repeat(lengths, G) * n * context.size,
+            *(part.transpose(1, 2, 0, 3).reshape(h * w * G, -1)[order].ravel() for part in images),
+        )
 
 
 def coded(y: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray]:
@@ -119,13 +130,19 @@ def _shortest(encoder: constriction.stream.queue.RangeEncoder) -> bytes:
     return words.rstrip(b"\0")
 
 
-def decode(streams: list[bytes], counts: list[int], h: int, w: int, context: IntegerContext) -> Tensor:
-    """Undo `encode`: float32 [N, C, h, w]. CorruptStream if the bytes are not a valid payload."""
+def decode(
+    streams: list[bytes], counts: list[int], sizes: list[tuple[int, int]], contexts: list[IntegerContext]
+) -> list[Tensor]:
+    """Undo `encode`: float32 [N, C, h, w] for each level, of these sizes. CorruptStream for an invalid payload."""
     words = (np.frombuffer(stream + bytes(-len(stream) % 4), ">u4").astype(np.uint32) for stream in streams)
     decoders = [constriction.stream.queue.RangeDecoder(part) for part in words]
+    return [_decode_level(decoders, counts, *level) for level in zip(sizes, contexts)]
+
+
+def _decode_level(decoders: list, counts: list[int], size: tuple[int, int], context: IntegerContext) -> Tensor:
     ends = np.cumsum(counts).tolist()
     parts = [slice(a, b) for a, b in zip([0, *ends], ends)]  # the images of each stream
-    N, C, size = ends[-1], context.channels, context.size
+    (h, w), N, C, grouped = size, ends[-1], context.channels, context.size
     padded = pad(torch.zeros(N, C, h, w, dtype=torch.float64)).permute(2, 3, 0, 1).flatten(0, 1).contiguous()
     width = w + COLUMNS - 1  # padded: [(h + 2)·(w + 4), N, C + 1], a site after the other
     before = torch.arange(ROWS * COLUMNS)[:SITES]
@@ -136,23 +153,27 @@ def decode(streams: list[bytes], counts: list[int], h: int, w: int, context: Int
         window = padded[first[:, None] + before].transpose(1, 2)  # [sites, N, 12, C + 1]
         y = torch.zeros(len(sites) * N, C, dtype=torch.float64)
         for g, seen in enumerate(context.seen(window.reshape(len(y), -1))):
-            mean, scale = context(g, seen, y[:, : g * size])
-            rows = context.tables[(scale * STEPS + mean % STEPS).numpy().reshape(len(sites), N, size)]
-            residual = np.empty(rows.shape[:3], np.int64)
-            try:
-                for decoder, part in zip(decoders, parts):
-                    tables = rows[:, part]
-                    symbols = decoder.decode(CATEGORICAL, tables.reshape(-1, tables.shape[-1]))
-                    residual[:, part] = symbols.reshape(tables.shape[:3]) - RADIUS
-                escaped = np.abs(residual) == RADIUS
-                if escaped.any():
-                    for decoder, part in zip(decoders, parts):
-                        far = residual[:, part][escaped[:, part]]
-                        residual[:, part][escaped[:, part]] += np.sign(far) * decoder.decode(EXCESS, len(far))
-            except AssertionError as error:  # constriction's way to report invalid data
-                raise CorruptStream("not a valid payload for this model") from error
-            values = torch.from_numpy(residual).view(-1, size) + mean // STEPS
-            y[:, g * size : (g + 1) * size] = values.clamp(-MAX_LATENT, MAX_LATENT)
+            mean, scale = context(g, seen, y[:, : g * grouped])
+            rows = context.tables[(scale * STEPS + mean % STEPS).numpy().reshape(len(sites), N, grouped)]
+            residual = torch.from_numpy(_read(decoders, parts, rows)).view(-1, grouped)
+            y[:, g * grouped : (g + 1) * grouped] = (residual + mean // STEPS).clamp(-MAX_LATENT, MAX_LATENT)
         padded[here, :, :C] = y.view(len(sites), N, C)
     inside = padded.view(h + ROWS - 1, width, N, -1)[ROWS - 1 :, COLUMNS // 2 : -(COLUMNS // 2), :, :C]
     return inside.permute(2, 3, 0, 1).float().contiguous()
+
+
+def _read(decoders: list, parts: list[slice], rows: np.ndarray) -> np.ndarray:
+    """Decode the residuals of one group in one step from all streams: tables [sites, N, size, 129] → [sites, N, size]."""
+    residual = np.empty(rows.shape[:3], np.int64)
+    try:
+        for decoder, part in zip(decoders, parts):
+            symbols = decoder.decode(CATEGORICAL, rows[:, part].reshape(-1, rows.shape[-1]))
+            residual[:, part] = symbols.reshape(residual[:, part].shape) - RADIUS
+        escaped = np.abs(residual) == RADIUS
+        if escaped.any():
+            for decoder, part in zip(decoders, parts):
+                far = residual[:, part][escaped[:, part]]
+                residual[:, part][escaped[:, part]] += np.sign(far) * decoder.decode(EXCESS, len(far))
+    except AssertionError as error:  # constriction's way to report invalid data
+        raise CorruptStream("not a valid payload for this model") from error
+    return residual

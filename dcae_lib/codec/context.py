@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 QUALITIES = range(101)
+ANCHORS = 6  # qualities at which gains and biases are learned; between them they are interpolated
 ROWS, COLUMNS = 3, 5  # of the causal window: two rows above the site, and two sites to its left
 SITES = (ROWS - 1) * COLUMNS + COLUMNS // 2
 SLOPE = 1 / 8  # of the leaky ReLUs: a shift in integers
@@ -26,9 +27,7 @@ class ContextModel(nn.Module):
     Minnen, Ballé and Toderici 2018, arXiv 1809.02736 (context); Minnen and Singh 2020, arXiv 2007.08739 (channels).
     """
 
-    tables: Tensor
-
-    def __init__(self, channels: int = 16, groups: int = 4, hidden: int = 96, anchors: int = 6):
+    def __init__(self, channels: int = 16, groups: int = 4, hidden: int = 96, anchors: int = ANCHORS):
         super().__init__()
         if channels % groups:
             raise ValueError(f"groups must divide the {channels} channels, got {groups}")
@@ -39,7 +38,6 @@ class ContextModel(nn.Module):
         third = [nn.Linear(hidden, 2 * self.size) for _ in inputs]
         self.third = nn.ModuleList(third)
         self.quality = nn.Parameter(torch.zeros(anchors, groups, hidden))
-        self.register_buffer("tables", logistic_tables())  # stored: another machine might round them differently
         for layer in third:  # start with the same wide distribution everywhere
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)

@@ -11,16 +11,16 @@ MAX_ACTIVATION = 2**20  # in units of 2⁻⁸
 
 
 class IntegerContext:
-    """The context model at one quality; exact for any machine, batch and number of threads.
+    """A context model at one quality; exact for any machine, batch and number of threads.
 
     The integers are stored in float64, whose sums and products are exact below 2⁵³ in any order. Weights are rounded
     to 12 fraction bits, activations to 8.
     Ballé, Johnston and Minnen 2019, "Integer networks for data compression with latent-variable models".
     """
 
-    def __init__(self, model: ContextModel, quality: int):
+    def __init__(self, model: ContextModel, tables: Tensor, quality: int):
         self.channels, self.size = model.channels, model.size
-        self.tables = model.tables.cpu().view(-1, 2 * RADIUS + 1).float().numpy()  # a row per scale and fraction
+        self.tables = tables.cpu().view(-1, 2 * RADIUS + 1).float().numpy()  # a row per scale and fraction
         position = quality * (len(model.quality) - 1)  # in hundredths of the distance between two anchors
         low = min(position // 100, len(model.quality) - 2)
         part = position - 100 * low

@@ -1,14 +1,16 @@
-"""The codec's network: a DCAE whose latents are scaled, rounded and priced by a context model."""
+"""The codec's network: a DCAE whose latents become a pyramid, are rounded, and priced by context models."""
 
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..blocks import NormActConv, zero_
 from ..files import plain, resource
 from ..model import DCAE, load_pretrained
-from .context import ContextModel, between_anchors, bits
+from .context import ANCHORS, ContextModel, between_anchors, bits, logistic_tables
 
 
 class ScaleShift(nn.Module):
@@ -22,34 +24,71 @@ class ScaleShift(nn.Module):
         return torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
 
 
+class Down(nn.Module):
+    """Means of 4×4 sites, after a branch that starts at zero: [N, C, h, w] → [N, C, ⌈h/4⌉, ⌈w/4⌉]."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.branch = _branch(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4), mode="replicate")
+        return F.avg_pool2d(x + self.branch(x), 4)
+
+
+class Up(nn.Module):
+    """What a coarse level says about the finer one: [N, C, h, w] → [N, C, 4·h, 4·w], and a branch that starts at zero."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.branch = _branch(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=4, mode="bilinear")
+        return x + self.branch(x)
+
+
+def _branch(channels: int) -> nn.Sequential:
+    branch = nn.Sequential(NormActConv(channels, 2 * channels), NormActConv(2 * channels, channels))
+    zero_(branch[-1])
+    return branch
+
+
 class RateModel(nn.Module):
     """One model for all qualities, numbers from 0 to 100, and for pictures of all sizes.
 
-    Its norms measure nothing: a GroupNorm would make every pixel depend on the whole picture, and a large picture
+    The latents of the DCAE become a pyramid. Means of 4×4 sites are rounded and coded first; what they say about the
+    finer level is subtracted from it, and the rest is rounded and coded. So a smooth region costs little: all of its
+    finer latents are zero. Burt and Adelson 1983, "The Laplacian pyramid as a compact image code".
+
+    The quality sets a gain per level and channel before rounding and another one after it, both exponentials of lines
+    between anchors, and shifts the biases of the context models. Cui et al. 2021, arXiv 2003.02012 (gains).
+
+    The norms measure nothing: a GroupNorm would make every pixel depend on the whole picture, and a large picture
     could not be computed in pieces.
 
-    The quality sets a gain per channel before rounding and another one after it, both exponentials of lines between
-    anchors, and shifts the biases of the context model.
-    Cui et al. 2021, arXiv 2003.02012 (gains).
-
-    context   arguments of ContextModel
+    hidden    hidden units of the context model of each level, the finest first
     **model   arguments of DCAE
     """
 
-    def __init__(self, context: dict | None = None, **model):
+    tables: Tensor
+
+    def __init__(self, hidden: tuple[int, ...] = (96, 48), **model):
         super().__init__()
         self.autoencoder = DCAE(**model)
-        for unit in [*self.autoencoder.modules()]:
+        self.config = dict(hidden=plain(hidden), **self.autoencoder.config)
+        channels, coarse = self.autoencoder.config["latent_channels"], range(len(hidden) - 1)
+        self.contexts = nn.ModuleList(ContextModel(channels, hidden=n) for n in reversed(hidden))
+        self.down, self.up = (nn.ModuleList(kind(channels) for _ in coarse) for kind in (Down, Up))
+        # From 0.4 to 20 times the latents of the L1-trained network, close to where training ends; coarse means finer.
+        start = torch.linspace(-0.9, 3.0, ANCHORS)[None, :, None].repeat(len(hidden), 1, channels)
+        start[:-1] += 1
+        self.log_gain, self.log_inverse = nn.Parameter(start), nn.Parameter(-start)
+        self.register_buffer("tables", logistic_tables())  # stored: another machine might round them differently
+        for unit in [*self.modules()]:
             for name, norm in unit.named_children():
                 if isinstance(norm, nn.GroupNorm):
                     unit.register_module(name, ScaleShift(norm.num_channels))
-        channels = self.autoencoder.config["latent_channels"]
-        self.context = ContextModel(channels, **(context or {}))
-        # From 0.4 to 20 times the latents of the L1-trained network, close to where training ends.
-        start = torch.linspace(-0.9, 3.0, len(self.context.quality))[:, None].repeat(1, channels)
-        self.log_gain = nn.Parameter(start)
-        self.log_inverse = nn.Parameter(-start)
-        self.config = dict(context=plain(context or {}), **self.autoencoder.config)
 
     @torch.no_grad()
     def start_from(self, model: DCAE, x: Tensor) -> None:
@@ -77,31 +116,56 @@ class RateModel(nn.Module):
         """Load the weights in a folder, by default the shipped ones; see `Codec.from_pretrained`."""
         return load_pretrained(cls, resource("codec_weights") if folder is None else folder)
 
-    def analyse(self, x: Tensor, quality: Tensor) -> Tensor:
-        """Pixels in [-1, 1], [N, 3, H, W], and qualities, floats [N] or [1] → latents before rounding, [N, C, h, w]."""
-        return self.autoencoder.encode(x) * _gain(self.log_gain, quality)
+    def quantise(self, z: Tensor, quality: Tensor) -> list[Tensor]:
+        """Latents of the encoder [N, C, h, w] and qualities, [N] or [1] → latents of each level, coarsest first.
 
-    def synthesise(self, y: Tensor, quality: Tensor) -> Tensor:
-        """Rounded latents [N, C, h, w] and qualities [N] or [1] → pixels [N, 3, H, W], not clamped."""
-        return self.autoencoder.decode(y * _gain(self.log_inverse, quality))
+        They are not rounded, but each level knows the rounded ones of those before it.
+        """
+        levels = [z]
+        for down in self.down:
+            levels.insert(0, down(levels[0]))
+        y, known = [], torch.zeros(())
+        for k, level in enumerate(levels):
+            known = self._expand(k, known, level)
+            y.append((level - known) * self._gain(self.log_gain, k, quality))
+            known = known + _round(y[k]) * self._gain(self.log_inverse, k, quality)
+        return y
+
+    def dequantise(self, y: list[Tensor], quality: Tensor) -> Tensor:
+        """Rounded latents of each level and qualities [N] or [1] → latents for the decoder, [N, C, h, w]."""
+        known = torch.zeros(())
+        for k, level in enumerate(y):
+            known = self._expand(k, known, level) + level * self._gain(self.log_inverse, k, quality)
+        return known
+
+    def _expand(self, k: int, known: Tensor, level: Tensor) -> Tensor:
+        return self.up[k - 1](known)[:, :, : level.shape[2], : level.shape[3]] if k else known.to(level)
+
+    def _gain(self, table: Tensor, k: int, quality: Tensor) -> Tensor:
+        return between_anchors(table[k], quality).exp()[:, :, None, None]
+
+    def bits(self, y: list[Tensor], context: list[Tensor], quality: Tensor) -> Tensor:
+        """Return the bits that the latents y of each level cost, given `context` ones and qualities [N]: [N]."""
+        models = zip(self.contexts, y, context)
+        return sum(bits(part, *model(given, quality)).sum((1, 2, 3)) for model, part, given in models)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reconstructed pixels [N, 3, H, W] and each latent's cost in bits [N, C, h, w]; quality: [N].
+        """Return the reconstructed pixels [N, 3, H, W] and what each picture costs in bits [N]; quality: [N].
 
         Rounding has no gradient: the decoder and the context see rounded latents and pass gradients straight through.
         In training the price is that of latents with uniform noise one rounding step wide, otherwise of rounded ones.
         Ballé, Laparra and Simoncelli 2017, arXiv 1611.01704 (noise); Minnen and Singh 2020, arXiv 2007.08739 (both).
         """
-        y = self.analyse(x, quality)
-        rounded = y + (y.round() - y).detach()
-        priced = y + torch.rand_like(y) - 0.5 if self.training else rounded
-        return self.synthesise(rounded, quality), bits(priced, *self.context(rounded, quality))
+        y = self.quantise(self.autoencoder.encode(x), quality)
+        rounded = [_round(level) for level in y]
+        priced = [level + torch.rand_like(level) - 0.5 for level in y] if self.training else rounded
+        return self.autoencoder.decode(self.dequantise(rounded, quality)), self.bits(priced, rounded, quality)
+
+
+def _round(y: Tensor) -> Tensor:
+    return y + (y.round() - y).detach()
 
 
 def trade(quality: Tensor) -> Tensor:
     """Return the weight of an MSE of 1, on [0, 1], against one bit per pixel: 40 at quality 0, 9,000 at 100."""
     return 40 * 225 ** (quality / 100)
-
-
-def _gain(table: Tensor, quality: Tensor) -> Tensor:
-    return between_anchors(table, quality).exp()[:, :, None, None]

@@ -31,7 +31,7 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
     """
     quality = torch.randint(len(QUALITIES), (len(x),), device=x.device).float()
     y, cost = model(x, quality)
-    bpp = cost.sum((1, 2, 3)) / x[0, 0].numel()
+    bpp = cost / x[0, 0].numel()
     mse = ((y - x) / 2).square().mean((1, 2, 3))  # on [0, 1]
     return ((bpp + trade(quality) * mse) / (trade(quality) / trade(torch.tensor(50.0))).sqrt()).mean()
 
@@ -58,7 +58,7 @@ def _score(model: RateModel, x: Tensor, quality: float) -> Tensor:
     """Return the bits per pixel and the PSNR of each picture: [2, N]."""
     y, cost = model(x, x.new_full((len(x),), quality))
     decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
-    return torch.stack([cost.sum((1, 2, 3)) / x[0, 0].numel(), decibel])
+    return torch.stack([cost / x[0, 0].numel(), decibel])
 
 
 def train_codec(
@@ -71,7 +71,7 @@ def train_codec(
     """Train a RateModel that starts from the recorded DCAE; see `train` for `out`, resuming and errors.
 
     photos: a folder of photographs, crops of which are mixed with the images of config.dataset (`Photographs`).
-    config.model holds the arguments of ContextModel. A history entry has train_loss and the scores of `estimate`.
+    config.model holds `hidden` of the RateModel. A history entry has train_loss and the scores of `estimate`.
     """
     splits = splits or images_of(config)
     images = splits.train.images
@@ -80,7 +80,7 @@ def train_codec(
 
     def build() -> RateModel:
         start = DCAE.from_pretrained()
-        model = RateModel(context=config.model, **start.config).float()
+        model = RateModel(**config.model, **start.config).float()
         model.start_from(start, to_model(images[:STATISTICS]))
         return model
 

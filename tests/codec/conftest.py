@@ -46,8 +46,8 @@ def random_context():
 
 @pytest.fixture(scope="session", params=[0, 50, 100])
 def sampled(request, codec, images):
-    """Latents of 200 images, the context in integers, and its mean and log scale in floats, at a quality."""
-    y = codec._latents(images[:200], request.param)
+    """Fine latents of 200 images, their context in integers, and its mean and log scale in floats, at a quality."""
+    *_, y = codec._latents(images[:200], request.param)
     with torch.no_grad():
-        mean, log_scale = codec.model.context(y, torch.full((len(y),), float(request.param)))
-    return y, codec.context(request.param), mean, log_scale
+        mean, log_scale = codec.model.contexts[-1](y, torch.full((len(y),), float(request.param)))
+    return y, codec.contexts(request.param)[-1], mean, log_scale

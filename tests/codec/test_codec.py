@@ -152,7 +152,8 @@ def test_pictures_in_pieces_are_those_in_one_piece(q, codec, cat, monkeypatch):
     latents = codec._latents(x, q)
     pixels = codec._pixels(latents, 150, 203, q)
     monkeypatch.setattr(module, "PIECE", 12)
-    assert (codec._latents(x, q) != latents).float().mean() < 1e-4  # floats may round a latent near ½ differently
+    for level, whole in zip(codec._latents(x, q), latents):
+        assert (level != whole).float().mean() < 1e-3  # floats may round a latent near ½ differently
     assert close(codec._pixels(latents, 150, 203, q), pixels)
     monkeypatch.setattr(module, "MARGIN", 0)  # the convolutions meet borders
     assert not close(codec._pixels(latents, 150, 203, q), pixels)
@@ -168,7 +169,7 @@ def test_pickled_codec_writes_the_same_bytes(codec, images):
 def test_identity_depends_on_every_weight_table_and_setting(codec):
     assert len(codec.identity) == 32 and Codec.from_pretrained().identity == codec.identity
     model = copy.deepcopy(codec.model)
-    assert "context.tables" in model.state_dict()
+    assert "tables" in model.state_dict()
     for value in model.state_dict().values():
         last = value.view(-1).view(torch.int32)[-1:]
         last ^= 1  # the last bit of a float
@@ -194,7 +195,7 @@ def test_a_model_changed_in_place_writes_files_of_its_own(images):
     codec, model = Codec.from_pretrained(), Codec.from_pretrained().model
     before = codec.compress(images[0])
     for changed in (codec.model, model):
-        changed.context.third[0].bias.data += 0.25
+        changed.contexts[-1].third[0].bias.data += 0.25
     after = codec.compress(images[0])
     assert after == Codec(model).compress(images[0]) != before
     assert torch.equal(codec.decompress(after), Codec(model).decompress(after))
@@ -234,7 +235,7 @@ def test_pieces_are_refined_one_after_the_other(codec, cat, monkeypatch):
     x = cat[:, 60:110, 100:171]
     sizes = [len(codec.compress(x, 40, effort)) for effort in (0, 1)]
     assert sizes[1] < sizes[0]
-    monkeypatch.setattr(refining, "_anneal", lambda model, y, *_: y.round())
+    monkeypatch.setattr(refining, "_anneal", lambda loss, y, *_: [level.round() for level in y])
     assert codec.compress(x, 40, 1) == codec.compress(x, 40, 0)
 
 

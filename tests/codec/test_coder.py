@@ -16,7 +16,7 @@ from dcae_lib.codec.integer import MAX_LATENT, IntegerContext
 
 @pytest.fixture(scope="module")
 def contexts(random_context):
-    return [IntegerContext(random_context(seed, spread=10.0**seed), 37) for seed in range(3)]
+    return [IntegerContext(random_context(seed, spread=10.0**seed), logistic_tables(), 37) for seed in range(3)]
 
 
 @pytest.mark.parametrize("h, w", [(1, 1), (1, 7), (6, 1), (2, 3), (5, 9)])
@@ -32,29 +32,32 @@ def test_wavefront_codes_a_site_after_all_of_its_window(h, w):
 
 @pytest.mark.parametrize("seed", range(45))
 def test_decode_undoes_encode_and_streams_are_independent(contexts, seed):
-    context, largest = contexts[seed % 3], (0, 1, 9, 200, MAX_LATENT)[seed % 5]
+    largest = (0, 1, 9, 200, MAX_LATENT)[seed % 5]
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 6, rng.integers(1, 5)).tolist()
-    h, w = rng.integers(1, 10, 2).tolist()
-    y = torch.from_numpy(rng.integers(-largest, largest + 1, (sum(counts), 4, h, w))).float()
-    y[torch.from_numpy(rng.random(y.shape) < 0.3)] = largest  # the extremes themselves
-    y[torch.from_numpy(rng.random(y.shape) < 0.1)] = -largest
-    streams = encode(y, counts, context)
-    assert torch.equal(decode(streams, counts, h, w, context), y)
-    for stream, n, part in zip(streams, counts, y.split(counts), strict=True):
-        assert encode(part, [n], context) == [stream]
-        assert torch.equal(decode([stream], [n], h, w, context), part)
+    sizes = [tuple(rng.integers(1, 10, 2).tolist()) for _ in range(seed % 3 + 1)]
+    chosen, y = contexts[: len(sizes)], []
+    for size in sizes:
+        level = torch.from_numpy(rng.integers(-largest, largest + 1, (sum(counts), 4, *size))).float()
+        level[torch.from_numpy(rng.random(level.shape) < 0.3)] = largest  # the extremes themselves
+        level[torch.from_numpy(rng.random(level.shape) < 0.1)] = -largest
+        y.append(level)
+    streams = encode(y, counts, chosen)
+    assert all(map(torch.equal, decode(streams, counts, sizes, chosen), y))
+    for stream, n, *part in zip(streams, counts, *(level.split(counts) for level in y), strict=True):
+        assert encode(part, [n], chosen) == [stream]
+        assert all(map(torch.equal, decode([stream], [n], sizes, chosen), part))
 
 
 @pytest.mark.parametrize("shape", [(600, 4, 8, 8), (1, 4, 40, 70)])
 def test_more_sites_and_symbols_than_fit_one_batch(shape, contexts, monkeypatch):
     y = torch.from_numpy(np.random.default_rng(0).integers(-9, 10, shape)).float()
     counts = [len(y) - 1, 1] if len(y) > 1 else [1]
-    whole = encode(y, counts, contexts[1])
+    whole = encode([y], counts, contexts[1:2])
     monkeypatch.setattr(coder, "BATCH", 256)  # sites: bands of a few rows
     monkeypatch.setattr(coder, "CHUNK", 1000)
-    assert encode(y, counts, contexts[1]) == whole
-    assert torch.equal(decode(whole, counts, *shape[2:], contexts[1]), y)
+    assert encode([y], counts, contexts[1:2]) == whole
+    assert torch.equal(decode(whole, counts, [shape[2:]], contexts[1:2])[0], y)
 
 
 @pytest.mark.parametrize("residual", [RADIUS - 1, RADIUS, RADIUS + 1, -RADIUS, 500, -500])
@@ -63,10 +66,10 @@ def test_residuals_beyond_the_tables_cost_18_bits_more(residual, random_context)
     for layer in model.third:  # mean 0 and scale 1 everywhere
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-    context, y = IntegerContext(model, 0), torch.zeros(1, 4, 8, 8)
+    context, y = IntegerContext(model, logistic_tables(), 0), torch.zeros(1, 4, 8, 8)
     y[0, 2, 3, 4] = residual
-    (stream,) = encode(y, [1], context)
-    assert torch.equal(decode([stream], [1], 8, 8, context), y)
+    (stream,) = encode([y], [1], [context])
+    assert torch.equal(decode([stream], [1], [(8, 8)], [context])[0], y)
     cost = costs(y, context)
     assert cost[0, 2, 3, 4] == pytest.approx(22 + 18 * (abs(residual) >= RADIUS), abs=1e-3)  # 1 of 2²² in the tail
     assert cost[0, 0, 0, 0] == pytest.approx(-math.log2(math.tanh(0.25)), abs=0.05)
@@ -78,7 +81,7 @@ def test_invalid_payloads_are_corrupt_or_decode_within_bounds(contexts):
     for k in range(60):
         stream = b"\xff" * k if k < 15 else rng.bytes(int(rng.integers(0, 200)))
         try:
-            y = decode([stream], [1], 8, 8, contexts[k % 3])
+            (y,) = decode([stream], [1], [(8, 8)], contexts[k % 3 : k % 3 + 1])
         except CorruptStream as error:
             assert str(error) == "not a valid payload for this model"
             corrupt += 1
@@ -91,9 +94,9 @@ def test_bytes_are_close_to_the_cross_entropy(sampled):
     y, context, mean, log_scale = sampled
     cost = costs(y, context)
     assert cost.shape == y.shape and cost.min() >= 0
-    waste = torch.tensor(list(map(len, encode(y, [1] * len(y), context)))) - cost.sum((1, 2, 3)) / 8
+    waste = torch.tensor(list(map(len, encode([y], [1] * len(y), [context])))) - cost.sum((1, 2, 3)) / 8
     assert ((waste > -1.5) & (waste < 5)).all() and waste.mean().abs() < 1  # at most a word, for a pending carry
-    (stream,) = encode(y, [len(y)], context)
+    (stream,) = encode([y], [len(y)], [context])
     assert abs(len(stream) - cost.sum() / 8) < 0.002 * len(stream) + 5
     assert (cost.sum() / bits(y, mean, log_scale).sum() - 1).abs() < 0.02  # integers cost hardly more than floats
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcae_lib.codec.context import SITES, pad
+from dcae_lib.codec.context import SITES, logistic_tables, pad
 from dcae_lib.codec.integer import MAX_LATENT, IntegerContext
 
 
@@ -55,7 +55,10 @@ def layer_by_hand(x, weight, bias, shift, leaky=True):
 def test_integers_are_those_of_whole_number_arithmetic(quality, random_context):
     model = random_context(spread=3.0)
     x = np.random.default_rng(quality).integers(-300, 301, (20, SITES * 5 + 2))
-    context, (window, site) = IntegerContext(model, quality), torch.from_numpy(x).double().split([SITES * 5, 2], 1)
+    context, (window, site) = (
+        IntegerContext(model, logistic_tables(), quality),
+        torch.from_numpy(x).double().split([SITES * 5, 2], 1),
+    )
     mean, scale = context(1, context.seen(window)[1], site)
     low = min(quality // 50, 1)  # of three anchors
     below, above = (fixed(model.quality[k, 1].tolist(), 12) for k in (low, low + 1))
@@ -75,12 +78,12 @@ def test_weights_without_exact_sums_are_refused(name, value, random_context):
     model = random_context()
     dict(model.named_parameters())[name].data.view(-1)[0] = value
     with pytest.raises(ValueError, match="a weight that is not finite, or too large for exact sums"):
-        IntegerContext(model, 0)
+        IntegerContext(model, logistic_tables(), 0)
 
 
 def test_means_and_scales_stay_within_the_tables(random_context):
     model = random_context()
     for layer in model.third:
         layer.bias.data.copy_(torch.tensor([1e5, -1e5, 1e5, -1e5]))
-    mean, scale = IntegerContext(model, 0).predict(pad(torch.zeros(1, 4, 2, 2)).double())
+    mean, scale = IntegerContext(model, logistic_tables(), 0).predict(pad(torch.zeros(1, 4, 2, 2)).double())
     assert mean.unique().tolist() == [-8 * MAX_LATENT, 8 * MAX_LATENT] and scale.unique().tolist() == [0, 63]

@@ -29,7 +29,7 @@ def few(count, tests=10):
 
 
 def config(**changes):
-    return TrainConfig(**PRESET | dict(epochs=2, batch_size=16, device="cpu", model=dict(hidden=8)) | changes)
+    return TrainConfig(**PRESET | dict(epochs=2, batch_size=16, device="cpu", model=dict(hidden=(8, 8))) | changes)
 
 
 def same_weights(a, b):
@@ -45,7 +45,7 @@ def test_loss_weighs_bits_and_mse_by_quality(monkeypatch):
     quality = torch.tensor([0, 50, 100])
     monkeypatch.setattr(torch, "randint", lambda high, size, device: {(101, (3,)): quality}[high, size])
     x = torch.zeros(3, 3, 8, 8)
-    y, cost = torch.full_like(x, 0.2), torch.full((3, 16, 2, 2), 0.5)  # 0.1 on [0, 1]; 32 bits for 64 pixels
+    y, cost = torch.full_like(x, 0.2), torch.full((3,), 32.0)  # 0.1 on [0, 1]; 32 bits for 64 pixels
     each = [(0.5 + weight * 0.01) / math.sqrt(weight / 600) for weight in (40, 600, 9000)]
     assert rate_distortion(lambda *_: (y, cost), x).item() == pytest.approx(sum(each) / 3, rel=1e-5)
 
@@ -53,7 +53,7 @@ def test_loss_weighs_bits_and_mse_by_quality(monkeypatch):
 @torch.no_grad()
 def test_estimate_averages_over_images_of_bytes(monkeypatch):
     torch.manual_seed(0)
-    model, images = RateModel(dict(hidden=8)).train(), few(1, tests=7).test
+    model, images = RateModel(hidden=(8, 8)).train(), few(1, tests=7).test
     monkeypatch.setattr(module, "eval_batch_size", lambda images: 3)
     scores = estimate(model, images)
     assert model.training and set(scores) == SCORES
@@ -73,8 +73,8 @@ def test_estimate_averages_over_images_of_bytes(monkeypatch):
 
 
 def test_estimate_rounds_pictures_to_bytes():
-    model = RateModel(dict(hidden=8))
-    model.forward = lambda x, quality: (x + 0.003, torch.zeros(len(x), 1, 1, 1))  # less than half a step of a byte
+    model = RateModel(hidden=(8, 8))
+    model.forward = lambda x, quality: (x + 0.003, torch.zeros(len(x)))  # less than half a step of a byte
     assert estimate(model, few(1).test)["psnr_20"] == MAX_PSNR
 
 
@@ -86,9 +86,7 @@ def test_training_starts_from_the_recorded_network_and_learns(tmp_path, images):
         torch.testing.assert_close(value, start.autoencoder.state_dict()[name], rtol=0, atol=1e-5)
     run = train_codec(config(epochs=4), tmp_path, few(64))
     assert set(run.metrics) == SCORES and run.history[-1]["train_loss"] < 0.9 * run.history[0]["train_loss"]
-    assert same_weights(RateModel.from_pretrained(tmp_path), run.model) and run.model.config["context"] == dict(
-        hidden=8
-    )
+    assert same_weights(RateModel.from_pretrained(tmp_path), run.model) and run.model.config["hidden"] == (8, 8)
     record, text = json.loads((tmp_path / "history.json").read_text()), (tmp_path / "README.md").read_text()
     assert record["history"] == run.history and len(record["start"]) == 64
     assert f"{record['parameters']:,} parameters" in text and "for 4 epochs" in text

@@ -1,11 +1,13 @@
 """Write the streams that every later codec must decode: `python tests/codec/golden/make.py`, after new weights.
 
-<name>-<quality>.dcae are streams; latents.safetensors holds the latents that each decodes to, [N, C, h, w], and the
+<name>-<quality>.dcae are streams; latents.safetensors holds the latents that each decodes to, [N, C, sites] level after
+level, and the
 identity of the weights. Latents rather than pixels: they are the same on every machine.
 """
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,10 +29,11 @@ def pictures() -> dict[str, Tensor]:
 
 
 def latents(codec: Codec, data: bytes) -> Tensor:
-    """Decode the latents that `codec.decompress` turns into pixels."""
+    """Decode the latents that `codec.decompress` turns into pixels, level after level: [N, C, sites]."""
     header, payload = unpack(data, codec.identity)
-    h, w = (-(-side // codec.factor) for side in header[:2])
-    return decode([payload], [max(header.images, 1)], h, w, codec.context(header.quality)).short()
+    H, W, images, quality = header
+    y = decode([payload], [max(images, 1)], codec.sizes(H, W), codec.contexts(quality))
+    return torch.cat([level.flatten(2) for level in y], 2).short()
 
 
 def main() -> None:
