@@ -97,7 +97,7 @@ def bd_rates(found: dict, metric: str) -> dict[str, dict[str, dict[str, float]]]
 
 
 def sizes(codec: Codec) -> list[dict]:
-    """Return bits per pixel and PSNR of whole photographs that are cut into squares of a side, each with its own file."""
+    """Return bits per pixel and PSNR of whole photographs, cut into squares of a side with a file for each."""
     rows = []
     for side in SIDES:
         points = []

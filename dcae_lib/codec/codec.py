@@ -123,15 +123,12 @@ class Codec:
 
     def contexts(self, quality: int) -> list[IntegerContext]:
         """Return the context models of all levels at a quality, in integers."""
-        return [IntegerContext(context, self.model.tables, quality) for context in self.model.contexts]
+        return [IntegerContext(context, self.model.tables, quality) for context in self.model.contexts]  # type: ignore[arg-type]
 
     def sizes(self, H: int, W: int) -> list[tuple[int, int]]:
         """Return the rows and columns of latents of each level, for an image of H×W pixels."""
-        size, sizes = (-(-H // self.factor), -(-W // self.factor)), []
-        for _ in self.model.contexts:
-            sizes.insert(0, size)
-            size = -(-size[0] // 4), -(-size[1] // 4)
-        return sizes
+        factors = [self.factor * 4**k for k in reversed(range(len(self.model.contexts)))]
+        return [(-(-H // factor), -(-W // factor)) for factor in factors]
 
     def _latents(self, images: Tensor, quality: int, effort: int = 0) -> list[Tensor]:
         """uint8 [B, 3, H, W], repeated beyond their edges → rounded latents of each level, on the CPU."""

@@ -45,8 +45,8 @@ def encode(y: list[Tensor], counts: list[int], contexts: list[IntegerContext]) -
 
 
 def _in_order(y: Tensor, context: IntegerContext, counts: list[int]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield for each stream how many residuals each group of a step has, these in the order of coding, and their rows."""
-    (N, C, h, w), G = y.shape, len(context.groups)
+    """Yield for each stream the number of residuals of each group in each step, the residuals and their rows."""
+    (N, _, h, w), G = y.shape, len(context.groups)
     steps = wavefront(h, w)
     step = np.repeat(np.arange(len(steps)), lengths := [len(sites) for sites in steps])
     order = (step[:, None] * G + np.arange(G)).argsort(axis=None, kind="stable")  # (site, group) to (step, group, site)
@@ -163,7 +163,7 @@ def _decode_level(decoders: list, counts: list[int], size: tuple[int, int], cont
 
 
 def _read(decoders: list, parts: list[slice], rows: np.ndarray) -> np.ndarray:
-    """Decode the residuals of one group in one step from all streams: tables [sites, N, size, 129] → [sites, N, size]."""
+    """Decode the residuals of a group in a step from all streams: tables [sites, N, size, 129] → [sites, N, size]."""
     residual = np.empty(rows.shape[:3], np.int64)
     try:
         for decoder, part in zip(decoders, parts):

@@ -37,7 +37,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """What a coarse level says about the finer one: [N, C, h, w] → [N, C, 4·h, 4·w], and a branch that starts at zero."""
+    """Straight lines between sites, then a branch that starts at zero: [N, C, h, w] → [N, C, 4·h, 4·w]."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -146,8 +146,8 @@ class RateModel(nn.Module):
 
     def bits(self, y: list[Tensor], context: list[Tensor], quality: Tensor) -> Tensor:
         """Return the bits that the latents y of each level cost, given `context` ones and qualities [N]: [N]."""
-        models = zip(self.contexts, y, context)
-        return sum(bits(part, *model(given, quality)).sum((1, 2, 3)) for model, part, given in models)
+        levels = zip(self.contexts, y, context)
+        return torch.stack([bits(part, *model(given, quality)).sum((1, 2, 3)) for model, part, given in levels]).sum(0)
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reconstructed pixels [N, 3, H, W] and what each picture costs in bits [N]; quality: [N].
