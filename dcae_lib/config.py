@@ -1,4 +1,4 @@
-"""The settings of a training run, two presets, and the learning rate at each step."""
+"""The settings of a training run, three presets, and the learning rate at each step."""
 
 import math
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes) -> "TrainConfig":
-        """Return the preset "tuned" or "document" with changes, in `model` of single arguments; else ValueError."""
+        """Return a preset of PRESETS with changes, in `model` of single arguments; ValueError for another name."""
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
         preset = deepcopy(PRESETS[name])
@@ -60,6 +60,7 @@ class TrainConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
     "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1)),
+    "wide": dict(batch_size=32, lr=2e-2, model=dict(groups=1, channels=(36, 24))),  # the recorded weights
     # The recipe that notebook 05 reproduces, one channel per group included.
     "document": dict(
         batch_size=512,
