@@ -16,7 +16,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from harness import RESULTS, here, parser, save
+from harness import RESULTS, WIDTHS, here, parser, save
 from pytorch_optimizer import SOAP as PytorchOptimizerSOAP
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -84,7 +84,7 @@ def loop(name: str, splits: Splits, device: str, steps: int, parallel=None) -> d
     """Run the loop and return the milliseconds of a step and the images per second of its second half."""
     precision, convolutions, products, batch, graphed, compiled = LOOPS[name]
     set_tf32(convolutions, products)
-    config = TrainConfig.preset("tuned", epochs=1, batch_size=batch, precision=precision, device=device)
+    config = TrainConfig.preset("tuned", model=WIDTHS, epochs=1, batch_size=batch, precision=precision, device=device)
 
     def l1(model: nn.Module, x: Tensor) -> Tensor:
         return F.l1_loss(model(x), x)
@@ -114,7 +114,7 @@ def one_process_with_nccl(splits: Splits, device: str, steps: int) -> dict:
 
 def plain_loop(dataset: str, device: str, steps: int) -> dict:
     """Run the loop that most people write first (bench/train.py); return its images per second after a warm-up."""
-    trained, _ = plain(load_images(dataset), TrainConfig.preset("tuned", batch_size=32, device=device))
+    trained, _ = plain(load_images(dataset), TrainConfig.preset("tuned", model=WIDTHS, batch_size=32, device=device))
     trained(max(2, steps // 4))
     return dict(images_per_second=round(trained(max(2, steps))))
 
@@ -218,7 +218,7 @@ def evaluation(splits: Splits, device: str) -> dict:
 
 def whole(name: str, splits: Splits, device: str, epochs: int, out: Path) -> dict:
     """Train as `dcae train` does and return how long it took and the metrics of the last epoch."""
-    config, start = TrainConfig.preset("tuned", epochs=epochs, device=device, **WHOLE[name]), wait(device)
+    config, start = TrainConfig.preset("tuned", model=WIDTHS, epochs=epochs, device=device, **WHOLE[name]), wait(device)
     with redirect_stderr(io.StringIO()):
         state = train(config, out / name.replace(", ", "-").replace(" ", "-"), splits)
     seconds = wait(device) - start

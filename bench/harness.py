@@ -19,6 +19,7 @@ from dcae_lib.training import keep_memory
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PHOTOS = ("astronaut", "cat", "coffee")
+WIDTHS = dict(channels=(16, 32))  # DCAE's own: speeds are those of the model that the course builds
 T, R = TypeVar("T"), TypeVar("R")
 
 

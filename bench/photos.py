@@ -4,6 +4,8 @@ The shipped weights, and those of three runs of ten epochs that differ only in t
 these; `python bench/runs.py ablation-tuned ablation-groups-8 ablation-groups-32` trains them.
 """
 
+import json
+
 import torch
 from harness import PHOTOS, here, parser, photo, save
 from runs import folder
@@ -33,14 +35,18 @@ def measure(model: DCAE, x: Tensor) -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parser(__doc__, "photos").parse_args(arguments)
-    rows = []
-    for name in MODELS:
+    command = parser(__doc__, "photos")
+    command.add_argument("models", nargs="*", help=f"of {', '.join(MODELS)}; the others keep what was measured")
+    options = command.parse_args(arguments)
+    rows = json.loads(options.out.read_text())["rows"] if options.models else []
+    rows = [row for row in rows if row["model"] not in options.models]
+    for name in options.models or MODELS:
         model = DCAE.from_pretrained(folder(name))
         for picture in PHOTOS:
             scores = measure(model, whole_tiles(picture))
             rows.append(dict(model=name, groups=model.config["groups"], photo=picture, psnr=scores))
             print(rows[-1], flush=True)
+    rows.sort(key=lambda row: MODELS.index(row["model"]))
     save(options.out, dict(tile=TILE, rows=rows) | here())
 
 

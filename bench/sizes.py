@@ -6,12 +6,13 @@ these networks and the runs of bench/photos.py on the photographs of the course,
 
 import hashlib
 import io
+import json
 import tempfile
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-from harness import here, one_thread, parser, photo, save
+from harness import WIDTHS, here, one_thread, parser, photo, save
 from PIL import Image
 from runs import folder
 from torch import Tensor
@@ -88,21 +89,32 @@ def measure(model: DCAE) -> dict[str, dict[str, float]]:
 def main(arguments: list[str] | None = None) -> None:
     command = parser(__doc__, "sizes")
     command.add_argument("--epochs", type=int, default=60)
+    command.add_argument("--recorded", nargs="+", metavar="NAME", help="measure these recorded runs alone")
     options = command.parse_args(arguments)
     one_thread()
-    models = {title: dict(psnr=measure(DCAE.from_pretrained(folder(run)))) for title, run in RECORDED.items()}
+    models = json.loads(options.out.read_text())["models"] if options.recorded else {}
+    for title in options.recorded or RECORDED:
+        models[title] = dict(psnr=measure(DCAE.from_pretrained(folder(RECORDED[title]))))
+    if not options.recorded:
+        models |= trained(options.epochs)
+    save(options.out, dict(epochs=options.epochs, models=models) | here())
+
+
+def trained(epochs: int) -> dict[str, dict]:
+    """Train networks on crops of photographs and measure them."""
+    models = {}
     with tempfile.TemporaryDirectory() as place:
         write_tiles(Path(place))
         for groups, words in GROUPS.items():
             for sides, (crop, times) in CROPS.items():
                 settings = dict(crop=crop, batch_size=16 * times)
-                more = dict(epochs=options.epochs * times, dataset=place, model=dict(groups=groups))
+                more = dict(epochs=epochs * times, dataset=place, model=WIDTHS | dict(groups=groups))
                 state = train(TrainConfig.preset("tuned", **settings, **more), splits=stream_images(place, crop))
                 taken = sum(row["seconds"] for row in state.history)
                 row = dict(psnr=measure(state.model), groups=groups, **settings, steps=state.step, seconds=taken)
                 models[f"crops of {sides}, {words}"] = row
                 print(sides, row, flush=True)
-    save(options.out, dict(epochs=options.epochs, models=models) | here())
+    return models
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from harness import here, in_turns, parser, ratio, save
+from harness import WIDTHS, here, in_turns, parser, ratio, save
 from pytorch_optimizer import SOAP as PytorchOptimizerSOAP
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--dataset", default="cifar10", help='or "sample"')
     options = command.parse_args(arguments)
     cores = os.cpu_count() or 1
-    config = TrainConfig.preset("tuned", dataset=options.dataset, device="cpu", batch_size=32)
+    config = TrainConfig.preset("tuned", model=WIDTHS, dataset=options.dataset, device="cpu")
     loops = {f"reader, threads: {threads}": (plain, config, threads, None) for threads in sorted({1, cores})}
     loops |= {
         "reader, keeping memory": (plain, config, cores, training.keep_memory),

@@ -58,8 +58,8 @@ class TrainConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Chosen by bench/sweep.py; results/bench/sweep.json holds the table.
-    "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1)),
+    # Chosen by bench/sweep.py, the widths by bench/runs.py; results/bench/sweep.json and results/runs hold the tables.
+    "tuned": dict(batch_size=32, lr=2e-2, model=dict(groups=1, channels=(36, 24))),
     # The recipe that notebook 05 reproduces, one channel per group included.
     "document": dict(
         batch_size=512,

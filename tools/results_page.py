@@ -162,7 +162,7 @@ def choices() -> str:
     """Return what each choice is worth after one epoch of ten and after all, one change at a time."""
     ends = {name: [run["history"][k]["psnr"] for k in (0, -1)] for name, run in recorded_runs().items()}
     base = ends["ablation-tuned"]
-    rows = [("tuned", f"{base[0]:.2f} dB", "", f"{base[1]:.2f} dB", "")]
+    rows = [("the tuned recipe with 16 and 32 channels", f"{base[0]:.2f} dB", "", f"{base[1]:.2f} dB", "")]
     for name, psnr in sorted(ends.items(), key=lambda item: -item[1][1]):
         if choice := CHOICES.get(name.removeprefix("ablation-")):
             rows.append((choice, *(f"{a:.2f} dB | {a - b:+.2f}" for a, b in zip(psnr, base))))
