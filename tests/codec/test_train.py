@@ -14,7 +14,7 @@ from torchvision.transforms.functional import center_crop
 from dcae_lib import DCAE, Splits, TrainConfig, load_images, to_model, to_uint8
 from dcae_lib.codec import train as module
 from dcae_lib.codec.model import RateModel
-from dcae_lib.codec.train import PRESET, SCORED, estimate, rate_distortion, trade, train_codec
+from dcae_lib.codec.train import PRESET, SCORED, START, estimate, rate_distortion, trade, train_codec
 from dcae_lib.data import read_picture
 from dcae_lib.files import resource
 from dcae_lib.metrics import MAX_PSNR, psnr
@@ -79,8 +79,8 @@ def test_estimate_rounds_pictures_to_bytes():
 
 
 def test_training_starts_from_the_recorded_network_and_learns(tmp_path, images):
-    start, splits = RateModel(**DCAE.from_pretrained().config), few(64)
-    start.start_from(DCAE.from_pretrained(), to_model(splits.train.images))
+    start, splits = RateModel(**DCAE.from_pretrained(START).config), few(64)
+    start.start_from(DCAE.from_pretrained(START), to_model(splits.train.images))
     first = train_codec(config(epochs=1, lr=1e-12, warmup=0.0), splits=splits).model.autoencoder
     for name, value in first.state_dict().items():
         torch.testing.assert_close(value, start.autoencoder.state_dict()[name], rtol=0, atol=1e-5)
