@@ -20,7 +20,7 @@ from .photos import Photographs
 
 START = resource("runs") / "narrow"  # forty epochs with 16 and 32 channels, which serve the codec better than 36 and 24
 STATISTICS = 256  # images on which the norms of the DCAE are measured
-PRESET: dict = dict(batch_size=32, lr=1e-2, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=25)
+PRESET: dict = dict(batch_size=32, lr=5e-3, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=20)
 SCORED = (20, 50, 80)  # qualities evaluated after every epoch
 
 
