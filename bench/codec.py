@@ -1,11 +1,10 @@
-"""Measure the speed of the codec, Pillow's AVIF and WebP, in turns on one thread, and what they make of photographs."""
+"""Measure the speed of the codec, Pillow's AVIF and WebP, in turns on one thread."""
 
-from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from harness import PHOTOS, here, in_turns, one_thread, parser, photo, save
+from harness import here, in_turns, one_thread, parser, photo, save
 from torch import Tensor
 
 from dcae_lib import Codec, load_images, to_model
@@ -51,27 +50,6 @@ def one_photo(codec: Codec, x: Tensor, rounds: int) -> dict[str, dict[str, float
     }
 
 
-def largest(name: str, x: Tensor, budget: int) -> Tensor:
-    """Return the picture at the highest quality that fits into so many bytes."""
-    quality = bisect_right(range(101), budget, key=lambda quality: len(encode(name, x, quality))) - 1
-    return decode(encode(name, x, max(quality, 0)))
-
-
-def photos(codec: Codec) -> list[dict]:
-    """Return the PSNR of photographs, and what other codecs reach in as many bytes."""
-    rows = []
-    for name in PHOTOS:
-        x = photo(name)
-        for quality in (20, 40, 60, 80):
-            data = codec.compress(x, quality)
-            pictures = {"DCAE": codec.decompress(data)}
-            pictures |= {other: largest(other, x, len(data)) for other in ("AVIF", "WebP", "JPEG")}
-            scores = {other: psnr(to_model(y)[None], to_model(x)[None]).item() for other, y in pictures.items()}
-            rows.append(dict(photo=name, quality=quality, bytes=len(data), psnr=scores))
-            print(rows[-1], flush=True)
-    return rows
-
-
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, "codec", rounds=5).parse_args(arguments)
     one_thread()
@@ -79,7 +57,6 @@ def main(arguments: list[str] | None = None) -> None:
     record = dict(
         images=speed(codec, images, options.rounds),
         photo_512=one_photo(codec, photo("astronaut"), options.rounds),
-        photos=photos(codec),
     )
     save(options.out, record | here())
 

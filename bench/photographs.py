@@ -142,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     one_thread()
     codec = Codec.from_pretrained()
     record = json.loads(options.out.read_text()) if options.out.exists() else {}
+    record["range"] = RANGE
     for name in options.parts:
         record[name] = everything[name](codec)
         if name == "curves":
