@@ -333,8 +333,8 @@ def photographs() -> str:
     return f"""{table(("bits for a photograph, ours compared with", *names), rows)}
 
 BD-rates over {low:.0f} to {high:.0f} dB, means of {len(record["curves"])} photographs that no training saw, whole \
-files; AVIF in 4:4:4 at speed 4, WebP at method 6. A photograph in squares of {small["side"]} pixels, each with a file of \
-its own, takes {small["bpp"] / large["bpp"]:.1f} times the bytes of one in a single file, with \
+files; AVIF in 4:4:4 at speed 4, WebP at method 6. A photograph in squares of {small["side"]} pixels, each with a \
+file of its own, takes {small["bpp"] / large["bpp"]:.1f} times the bytes of one in a single file, with \
 {small["psnr"]:.1f} and {large["psnr"]:.1f} dB."""
 
 
