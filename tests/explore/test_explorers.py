@@ -107,7 +107,7 @@ def test_walks_lead_from_one_picture_to_the_other(explorer, course):
         if percent != 25:
             end = pixels(pictures["strip"]).chunk(8, dim=2)[-1 if percent else 0]
             both = torch.cat([pixels(pictures["latents"]), pixels(pictures["pixels"])], 1)
-            assert (end.int() - both.int()).abs().max() <= 1  # the strip is decoded in a batch, which rounds differently
+            assert (end.int() - both.int()).abs().max() <= 1  # decoded in a batch, the strip rounds differently
 
 
 @on("directions")
