@@ -140,13 +140,14 @@ def results() -> str:
         losses = (reported, theirs["train_l1"], ours["train_l1"], ours["l1"])
         rows.append((epoch, *(f"{l1:.4f}" for l1 in losses), f"{ours['psnr']:.2f} dB", f"{ours['ssim']:.3f}"))
     config, session = run["config"], run["sessions"][0]
+    widths = " and ".join(map(str, config["model"]["channels"]))
     minutes = sum(row["seconds"] for row in run["history"]) / 60
     passed = next(row["epoch"] for row in run["history"] if row["l1"] < min(DOCUMENT_L1.values()))
     seeds = [run, *(other for name, other in recorded_runs().items() if name.startswith("seed-"))]
     psnr, l1 = ([seed["history"][-1][name] for seed in seeds] for name in ("psnr", "l1"))
     return f"""{table((*head, "ours, L1 on test images", "ours, PSNR", "ours, SSIM"), rows)}
 
-CIFAR-10, pixels in [-1, 1], {run["parameters"]:,} parameters; ours: {config["optimizer"]}, batch \
+CIFAR-10, pixels in [-1, 1]; ours: {widths} channels, {run["parameters"]:,} parameters, {config["optimizer"]}, batch \
 {config["batch_size"]}, learning rate {config["lr"]}, shortcut `{config["model"].get("shortcut", "pool")}`, \
 {config["epochs"]} epochs in {minutes:.0f} minutes of training on {session["threads"]} thread ({session["hardware"]}). \
 PSNR and SSIM are means over the test images. After epoch {passed} our run is below the last L1 that was reported; the \

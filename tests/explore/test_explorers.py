@@ -106,7 +106,8 @@ def test_walks_lead_from_one_picture_to_the_other(explorer, course):
         assert pictures["pixels"].title.value == f"through the pixels, {decibels(y, x)} between them"
         if percent != 25:
             end = pixels(pictures["strip"]).chunk(8, dim=2)[-1 if percent else 0]
-            assert torch.equal(end, torch.cat([pixels(pictures["latents"]), pixels(pictures["pixels"])], 1))
+            both = torch.cat([pixels(pictures["latents"]), pixels(pictures["pixels"])], 1)
+            assert (end.int() - both.int()).abs().max() <= 1  # decoded in a batch, the strip rounds differently
 
 
 @on("directions")
