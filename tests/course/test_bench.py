@@ -7,6 +7,7 @@ import sys
 import explore
 import gpu
 import harness
+import photographs
 import photos
 import pytest
 import runs
@@ -106,6 +107,17 @@ def test_an_explorer_answers_within_ten_times_its_bar(tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="shared memory is counted on Linux only")
+def test_photographs_are_compared_at_equal_quality(tmp_path, monkeypatch):
+    monkeypatch.setattr(photographs, "photographs", lambda: {"cat": harness.photo("cat")[:, :192, :192]})
+    monkeypatch.setattr(photographs, "QUALITIES", {"WebP": range(0, 98, 14)})
+    monkeypatch.setattr(photographs, "OURS", {0: range(0, 101, 20)})
+    record = run(photographs, tmp_path / "photographs.json", "curves")
+    ours, webp = (record["curves"]["cat"][name] for name in ("DCAE 0", "WebP"))
+    assert all(point["bpp"] == 8 * point["bytes"] / 192**2 for point in ours + webp)
+    rate = record["bd_rate"]["psnr"]["DCAE 0"]["WebP"]
+    assert rate["cat"] == rate["mean"] and -60 < rate["mean"] < 60
+
+
 def test_memory_does_not_grow_while_images_are_streamed(tmp_path):
     # Batches of 3 MB: kept, those of an epoch would be 190.
     stream.write(tmp_path, 4500)
