@@ -26,6 +26,7 @@ def short(model: dict | None = None, **changes) -> TrainConfig:
 # "full" goes to results/full, where the package looks for its weights.
 RUNS = {
     "full": TrainConfig.preset("tuned", dataset="cifar10"),
+    "narrow": replace(TrainConfig.preset("tuned", dataset="cifar10"), model=dict(groups=1)),  # the codec starts from it
     "document": TrainConfig.preset("document", dataset="cifar10"),
     "ablation-tuned": short(),
     # In the sweep this rate is level with twice as much, and ahead of less.

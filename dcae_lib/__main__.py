@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     trains.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=crop)
     trains.add_argument("--workers", type=int, help="with --crop, processes that read; the weights do not depend on it")
     trains.add_argument("--model", type=JSON, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
-    text = f"Train the model of the codec, from the recorded DCAE on. {resumes}"
+    text = f"Train the model of the codec, from a recorded DCAE on. {resumes}"
     add_command(commands, "train-codec", text, run_train_codec, "dataset", "epochs", "seed", "device")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)

@@ -15,6 +15,7 @@ from ..training import Call, Out, run_task
 from .context import QUALITIES
 from .model import RateModel
 
+START = resource("runs") / "narrow"  # forty epochs with 16 and 32 channels
 PRESET: dict = dict(batch_size=32, lr=1e-2, clip=2.0, warmup=0.01, optimizer_args=dict(weight_decay=0.0), epochs=25)
 SCORED = (0, 20, 40, 60, 80, 100)  # qualities evaluated after every epoch
 
@@ -58,17 +59,17 @@ def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
 def train_codec(
     config: TrainConfig, out: Out = None, splits: Splits | None = None, after_epoch: Call = None
 ) -> State[RateModel]:
-    """Train a RateModel that starts from the recorded DCAE; see `train` for `out`, resuming and errors.
+    """Train a RateModel that starts from the DCAE in START; see `train` for `out`, resuming and errors.
 
     config.model holds the arguments of ContextModel. A history entry has train_loss and the scores of `estimate`.
     """
 
     def build() -> RateModel:
-        start = DCAE.from_pretrained()
+        start = DCAE.from_pretrained(START)
         model = RateModel(context=config.model, **start.config).float()
         model.autoencoder.load_state_dict(start.state_dict())
         return model
 
     task, card = Task("loss", build, rate_distortion, estimate), PACKAGE / "codec" / "card.md"
-    start = hashlib.sha256((resource("recorded") / "model.safetensors").read_bytes()).hexdigest()
+    start = hashlib.sha256((START / "model.safetensors").read_bytes()).hexdigest()
     return run_task(task, card, config, out, splits, after_epoch, start=start)

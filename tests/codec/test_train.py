@@ -1,5 +1,6 @@
 """Training for rate and distortion: the loss, the scores, and runs that resume bit for bit."""
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,8 @@ import torch
 from dcae_lib import DCAE, Splits, TrainConfig, load_images, to_model, to_uint8
 from dcae_lib.codec import train as module
 from dcae_lib.codec.model import RateModel
-from dcae_lib.codec.train import PRESET, SCORED, estimate, rate_distortion, trade, train_codec
+from dcae_lib.codec.train import PRESET, SCORED, START, estimate, rate_distortion, trade, train_codec
+from dcae_lib.course import measured
 from dcae_lib.metrics import MAX_PSNR, psnr
 
 SCORES = {f"{kind}_{q}" for kind in ("bpp", "psnr") for q in SCORED}
@@ -31,6 +33,11 @@ def config(**changes):
 
 def same_weights(a, b):
     return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
+
+
+def test_the_shipped_codec_started_from_these_weights():
+    weights = (START / "model.safetensors").read_bytes()
+    assert measured("history", "codec_weights")["start"] == hashlib.sha256(weights).hexdigest()
 
 
 def test_trade_is_exponential_from_40_to_9000():
@@ -72,7 +79,7 @@ def test_estimate_rounds_pictures_to_bytes():
 
 
 def test_training_starts_from_the_recorded_network_and_learns(tmp_path, images):
-    start = DCAE.from_pretrained()
+    start = DCAE.from_pretrained(START)
     first = train_codec(config(epochs=1, lr=1e-12, warmup=0.0), splits=few(64)).model.autoencoder
     for name, value in first.state_dict().items():
         torch.testing.assert_close(value, start.state_dict()[name], rtol=0, atol=1e-6)
