@@ -188,7 +188,8 @@ def speed() -> str:
     return f"""On two cores, training is {times["times_reader"]:.1f} times as fast as the loop that one would write \
 first, and an epoch with its evaluation {times["epoch_times_reader"]:.1f} times. On a GPU it runs as CUDA graphs, \
 {gpu:.0f} times as fast as that loop: {whole["epochs"]} epochs of CIFAR-10 with their evaluation took \
-{whole["seconds"]:.0f} s on one {record["hardware"].split(",")[0]}. [All measurements](results/README.md)."""
+{whole["seconds"]:.0f} s on one {record["hardware"].split(",")[0]}. The network timed is `DCAE()`, which the notebooks \
+build. [All measurements](results/README.md)."""
 
 
 LOOPS = {

@@ -1,5 +1,6 @@
 """Training for rate and distortion: the loss, the scores, and runs that resume bit for bit."""
 
+import hashlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from dcae_lib import DCAE, Splits, TrainConfig, load_images, to_model, to_uint8
 from dcae_lib.codec import train as module
 from dcae_lib.codec.model import RateModel
 from dcae_lib.codec.train import PRESET, SCORED, START, estimate, rate_distortion, trade, train_codec
+from dcae_lib.course import measured
 from dcae_lib.data import read_picture
 from dcae_lib.files import resource
 from dcae_lib.metrics import MAX_PSNR, psnr
@@ -34,6 +36,11 @@ def config(**changes):
 
 def same_weights(a, b):
     return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
+
+
+def test_the_shipped_codec_started_from_these_weights():
+    weights = (START / "model.safetensors").read_bytes()
+    assert measured("history", "codec_weights")["start"] == hashlib.sha256(weights).hexdigest()
 
 
 def test_trade_is_exponential_from_40_to_9000():
