@@ -68,3 +68,16 @@ def say(text: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise AssertionError(f"{text}: {value:.4g} is not between {low:g} and {high:g}")
     print(f"{text}: between {low:g} and {high:g}")
+
+
+def check(exercise: str, *answer) -> None:
+    """Print "right" or "not yet" for an answer to an exercise such as "03.1": numbers, tensors or functions."""
+    from . import exercises
+
+    try:
+        right = getattr(exercises, f"check_{exercise.replace('.', '_')}")(*answer)
+        print("right" if right else "not yet")
+    except (TypeError, AttributeError):  # the answer is still None, or of another kind
+        print("not yet")
+    except Exception as error:
+        print(f"not yet: {type(error).__name__}: {error}")

@@ -9,11 +9,13 @@ from contextlib import ExitStack, nullcontext, suppress
 from itertools import pairwise
 
 import nbformat
+import papermill
 import pytest
 from run_all import NOTEBOOKS, ROOT, NotebookFailed, main, measured, run_all, write_index
 
 pytestmark = pytest.mark.slow
 EXPECTED = json.loads((ROOT / "tests" / "expected.json").read_text())
+OTHERS = json.loads((ROOT / "tests" / "parameters.json").read_text())  # other parameters that each notebook is run with
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -79,7 +81,7 @@ def test_measured_numbers_are_within_their_bounds(executed, path):
 
 @each_notebook
 def test_every_solution_is_right(executed, path):
-    exercises = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and "not yet" in cell.source]
+    exercises = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and "check(" in cell.source]
     cells = [cell for cell in nbformat.read(executed / path.name, 4).cells if cell.metadata.get("solved")]
     assert len(cells) == len(exercises)
     for cell in cells:
@@ -93,6 +95,16 @@ def test_executed_outputs_hold_no_traceback_or_warning(executed, path):
     for output in outputs(nbformat.read(executed / path.name, 4)):
         assert "Traceback (most recent call last)" not in json.dumps(output)
         assert output.get("name") != "stderr", output.text
+
+
+@pytest.mark.parametrize(("number", "parameters"), [(number, p) for number, some in OTHERS.items() for p in some])
+def test_a_notebook_runs_with_other_parameters(number, parameters, tmp_path):
+    path = next(path for path in NOTEBOOKS if path.stem.startswith(number))
+    parameters = {
+        key: value.format(root=ROOT) if isinstance(value, str) else value for key, value in parameters.items()
+    }
+    given = dict(profile="quick", out=str(tmp_path)) | parameters
+    papermill.execute_notebook(path, tmp_path / path.name, given, cwd=tmp_path, progress_bar=False)
 
 
 def test_the_index_shows_every_figure(executed):
