@@ -41,8 +41,8 @@ PLACES = {
     "README.md": [
         ("\n\n", f"\n\n{workflow_badge('tests', 'ci.yml')}{workflow_badge('nightly', 'nightly.yml')}"),
         ("# clone this repository, then, in its folder:\n", f"git clone {HOME} && cd {{name}}\n"),
-        ("`pip install git+` with this repository's address behind it", f"`pip install git+{HOME}`"),
     ],
+    "GUIDE.md": [("`pip install git+` with this repository's address behind it", f"`pip install git+{HOME}`")],
 }
 
 
