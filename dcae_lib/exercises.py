@@ -102,10 +102,10 @@ def check_04_3(U_for_adam):
 def _start(config: TrainConfig):
     torch.manual_seed(config.seed)
     model = DCAE(**config.model)
-    return model, SOAP(model.parameters(), lr=config.lr), torch.Generator().manual_seed(config.seed), 0
+    return model, SOAP(model.parameters(), lr=config.lr), torch.Generator().manual_seed(config.seed)
 
 
-def _go_on(model, optimizer, order, step, config: TrainConfig, epochs: int) -> int:
+def _go_on(config: TrainConfig, epochs: int, model, optimizer, order, step=0) -> int:
     images = load_images("sample").train.images[:64]
     rate = learning_rate(config, config.epochs * math.ceil(len(images) / config.batch_size))
     for x in [x for _ in range(epochs) for x in batches(images, config.batch_size, order)]:
@@ -143,16 +143,16 @@ def check_05_2(my_rates):
 
 def check_05_3(keep, resume):
     config, file = TrainConfig.preset("tuned", epochs=4, batch_size=16), io.BytesIO()
-    whole, (model, optimizer, order, step) = _start(config), _start(config)
-    _go_on(*whole, config, 4)
-    step = _go_on(model, optimizer, order, step, config, 2)
-    torch.save(keep(model, optimizer, order, step), file)
-    for p in model.parameters():  # what was not kept is lost
+    whole, half = _start(config), _start(config)
+    _go_on(config, 4, *whole)
+    step = _go_on(config, 2, *half)
+    torch.save(keep(*half, step), file)
+    for p in half[0].parameters():  # what was not kept is lost
         p.data.zero_()
-    order.manual_seed(1)
-    optimizer.state.clear()
+    half[1].state.clear()
+    half[2].manual_seed(1)
     again = resume(torch.load(io.BytesIO(file.getvalue()), weights_only=True), config)
-    _go_on(*again, config, 2)
+    _go_on(config, 2, *again)
     return all(torch.equal(a, b) for a, b in zip(whole[0].state_dict().values(), again[0].state_dict().values()))
 
 
