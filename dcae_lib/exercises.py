@@ -1,14 +1,19 @@
 """The checks behind `dcae_lib.course.check`: a function per exercise, True for a right answer. Solutions stand here!"""
 
+import io
 import math
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import DownBlock
-from .data import load_images, to_model
+from .config import TrainConfig, learning_rate
+from .data import batches, load_images, to_model
 from .model import DCAE
 from .rearrange import space_to_channel
+from .soap import SOAP
 
 
 def _images(count: int = 50) -> Tensor:
@@ -68,12 +73,87 @@ def check_04_1(numbers_soap, numbers_adam):
     return (numbers_soap, numbers_adam) == (moments + 2 * (32**2 + 32**2 + 3**2 + 3**2), moments)
 
 
+def _walk(make, gradients: Tensor, **settings) -> Tensor:
+    w = torch.zeros(gradients[0].shape, dtype=torch.float64, requires_grad=True)
+    optimizer = make([w], lr=0.1, betas=(0.9, 0.9), eps=1e-12, **settings)
+    for gradient in gradients:
+        w.grad = gradient
+        optimizer.step()
+    return w.detach()
+
+
+def check_04_2(gradients_for_adam):
+    some = torch.randn(10, 4, 4, dtype=torch.float64)
+    soap = _walk(SOAP, some, weight_decay=0, max_precondition_dim=1)
+    return torch.allclose(soap, _walk(torch.optim.Adam, gradients_for_adam(some)))
+
+
+def check_04_3(U_for_adam):
+    U, one = U_for_adam.double(), torch.eye(8, dtype=torch.float64)
+    some = torch.randn(10, 8, 8, dtype=torch.float64)
+    turned = _walk(torch.optim.Adam, U @ some)
+    same = torch.allclose(turned, U @ _walk(torch.optim.Adam, some)) and torch.allclose(U @ U.T, one)
+    return same and (U - one).abs().max() > 0.1
+
+
 # 05
 
 
-def check_05_2(steps_per_epoch, steps_of_cifar10):
-    here = math.ceil(len(load_images("sample").train) / 32)
-    return (steps_per_epoch, steps_of_cifar10) == (here, 40 * math.ceil(50_000 / 32))
+def _start(config: TrainConfig):
+    torch.manual_seed(config.seed)
+    model = DCAE(**config.model)
+    return model, SOAP(model.parameters(), lr=config.lr), torch.Generator().manual_seed(config.seed)
+
+
+def _go_on(config: TrainConfig, epochs: int, model, optimizer, order, step=0) -> int:
+    images = load_images("sample").train.images[:64]
+    rate = learning_rate(config, config.epochs * math.ceil(len(images) / config.batch_size))
+    for x in [x for _ in range(epochs) for x in batches(images, config.batch_size, order)]:
+        optimizer.param_groups[0]["lr"] = rate(step)
+        F.l1_loss(model(x), x).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+    return step
+
+
+def check_05_1(mended_loop):
+    images, expected = load_images("sample").train.images[:160], []
+    torch.manual_seed(0)
+    model = DCAE()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for x in batches(images, 16, torch.Generator().manual_seed(0)):
+        optimizer.zero_grad()
+        loss = F.l1_loss(model(x), x)
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    return torch.allclose(torch.tensor(mended_loop(images, 10)), torch.tensor(expected), rtol=1e-3)
+
+
+def check_05_2(my_rates):
+    for epochs, batch_size, warmup, count in ((2, 32, 0.05, 2000), (3, 8, 0.2, 100), (1, 10, 0.0, 25)):
+        config = TrainConfig(epochs=epochs, batch_size=batch_size, warmup=warmup)
+        steps = epochs * math.ceil(count / batch_size)
+        expected = [learning_rate(config, steps)(step) for step in range(steps)]
+        if (mine := my_rates(config, count)) is None or len(mine) != steps or not np.allclose(mine, expected):
+            return False
+    return True
+
+
+def check_05_3(keep, resume):
+    config, file = TrainConfig.preset("tuned", epochs=4, batch_size=16), io.BytesIO()
+    whole, half = _start(config), _start(config)
+    _go_on(config, 4, *whole)
+    step = _go_on(config, 2, *half)
+    torch.save(keep(*half, step), file)
+    for p in half[0].parameters():  # what was not kept is lost
+        p.data.zero_()
+    half[1].state.clear()
+    half[2].manual_seed(1)
+    again = resume(torch.load(io.BytesIO(file.getvalue()), weights_only=True), config)
+    _go_on(config, 2, *again)
+    return all(torch.equal(a, b) for a, b in zip(whole[0].state_dict().values(), again[0].state_dict().values()))
 
 
 # 06
