@@ -144,7 +144,8 @@ def main() -> int:
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    (out / "seconds.json").write_text(json.dumps({number(name): round(value, 1) for name, value in seconds.items()}) + "\n")
+    taken = {number(name): round(value, 1) for name, value in seconds.items()}
+    (out / "seconds.json").write_text(json.dumps(taken) + "\n")
     index = write_index(out, list(seconds), options.profile)
     print(f"\n{'notebook':28} {'seconds':>7}  measured")
     for name, value in seconds.items():
