@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9][0-9]*_*.ipynb"))
 HOME = "https://github.com/{home}"
 COLAB = "https://colab.research.google.com/github/{home}/blob/{ref}/notebooks/"
 FIELDS = {"home": r"[\w-]+/[\w.-]+", "name": r"[\w.-]+", "ref": r"[\w./-]+"}
@@ -59,7 +59,8 @@ def of_notebook(file: str) -> list[tuple[str, str]]:
 
 for _file in NOTEBOOKS:
     PLACES[f"notebooks/{_file}"] = of_notebook(_file)
-    PLACES["README.md"] += [(f"(notebooks/{_file}) |", f"(notebooks/{_file}) · [Open in Colab]({COLAB}{_file}) |")]
+    if _file[2] == "_":  # the appendices of a notebook share its row
+        PLACES["README.md"] += [(f"(notebooks/{_file}) |", f"(notebooks/{_file}) · [Open in Colab]({COLAB}{_file}) |")]
 
 
 def home_and_ref() -> tuple[str, str] | None:

@@ -34,6 +34,6 @@ def without_widget(output: nbformat.NotebookNode) -> bool:
 
 
 if __name__ == "__main__":
-    chosen = [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    chosen = [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))
     for path in tqdm(chosen, unit="notebook"):
         refresh(path)

@@ -25,7 +25,12 @@ COURSE = {
     "06": ("eight explorers: channels, a brush, your own picture, directions, levels, reach; tiles", ("03", "05")),
     "07": ("rounding, entropy, a coder in thirty lines, the file byte by byte", ("05", "06")),
     "08": ("training for few bits; predicting the next number; curves, and how they mislead; a byte budget", ("07",)),
-    "09": ("larger pictures, more of them, more processes, sweeps", ("05", "06")),
+    "09": (
+        "larger pictures, and more of them; what to build and read next; with "
+        "[streaming](notebooks/09a_streaming.ipynb), [several processes](notebooks/09b_several_processes.ipynb) and "
+        "[sweeps](notebooks/09c_sweeps.ipynb) in notebooks of their own",
+        ("05", "06"),
+    ),
 }
 WORDS, LINES, EXERCISE = 150, 10, 10  # words and lines of code a minute; minutes for an exercise
 WEEKS = {"First week": ("00", "01", "02"), "second": ("03", "04"), "third": ("05", "06"), "fourth": ("07", "08", "09")}

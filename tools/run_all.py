@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL_DIED = "Kernel died before replying to kernel_info"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]*_*.ipynb"))
 
 
 class NotebookFailed(RuntimeError):
@@ -78,9 +78,14 @@ def failure(executed: Path, log: list[str]) -> str:
     return f"{executed.stem} did not run:\n{''.join(log[-20:])}"
 
 
+def number(name: str) -> str:
+    """Return the number of a notebook, such as 03 or 09a."""
+    return name.partition("_")[0]
+
+
 def measured(out: Path, name: str) -> dict[str, float]:
     """Load the numbers that a notebook recorded in `<out>/<number>.json`."""
-    path = out / f"{name[:2]}.json"
+    path = out / f"{number(name)}.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
@@ -139,11 +144,12 @@ def main() -> int:
     except NotebookFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    (out / "seconds.json").write_text(json.dumps({name[:2]: round(value, 1) for name, value in seconds.items()}) + "\n")
+    taken = {number(name): round(value, 1) for name, value in seconds.items()}
+    (out / "seconds.json").write_text(json.dumps(taken) + "\n")
     index = write_index(out, list(seconds), options.profile)
     print(f"\n{'notebook':28} {'seconds':>7}  measured")
     for name, value in seconds.items():
-        numbers = ", ".join(f"{key} {number:.4g}" for key, number in measured(out, name).items())
+        numbers = ", ".join(f"{key} {figure:.4g}" for key, figure in measured(out, name).items())
         print(f"{name:28} {value:7.0f}  {numbers}")
     print(f"{'all':28} {time.perf_counter() - start:7.0f}\n\nfigures: {index}")
     return 0

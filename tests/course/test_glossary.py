@@ -8,7 +8,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 TEXT = (FOLDER / "GLOSSARY.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| (.+?) \| .+? \| \[(\d\d)\]\((\S+?)\) \|$", TEXT, re.M)
+ROWS = re.findall(r"^\| (.+?) \| .+? \| \[(\d\d[a-z]?)\]\((\S+?)\) \|$", TEXT, re.M)
 NAMES = "Deep Compression Autoencoder|deep convolutional autoencoder"  # hold a term without using it
 
 
@@ -30,7 +30,7 @@ def uses(text, term, number):
     """Look for a term in prose: not in code, nor in a paragraph that names the notebook which explains it."""
     for paragraph in text.split("\n\n"):
         prose = re.sub(rf"`[^`]*`|{NAMES}", "", paragraph.replace("*", ""))
-        if number not in re.findall(r"notebooks? (\d\d)", paragraph, re.I) and holds(prose, term):
+        if number not in re.findall(r"notebooks? (\d\d[a-z]?)", paragraph, re.I) and holds(prose, term):
             return True
     return False
 
@@ -44,8 +44,8 @@ def test_the_glossary_is_sorted_and_linked():
 
 @pytest.mark.parametrize("term, number, target", ROWS, ids=[term for term, *_ in ROWS])
 def test_a_term_first_comes_up_in_the_linked_notebook(term, number, target):
-    assert target.startswith(number) and any(holds(text, term) for text in cells(FOLDER / target))
-    for path in sorted(FOLDER.glob("[0-9][0-9]_*.ipynb")):
+    assert target.startswith(f"{number}_") and any(holds(text, term) for text in cells(FOLDER / target))
+    for path in sorted(FOLDER.glob("[0-9][0-9]*_*.ipynb")):
         if path.name < target:
             earlier = [text for text in cells(path) if uses(text, term, number)]
             assert not earlier, f"{path.name} uses “{term}” before {target}: {earlier[0][:200]}"

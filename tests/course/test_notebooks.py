@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 import results_page
-from run_all import NOTEBOOKS, ROOT
+from run_all import NOTEBOOKS, ROOT, number
 
 BOOTSTRAP = nbformat.read(NOTEBOOKS[0], 4).cells[1].source
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -25,7 +25,7 @@ def test_a_stored_notebook_has_the_common_form(path):
     cells = notebook.cells
     assert [cell.metadata.get("tags", [])[:1] for cell in cells[1:4]] == [["bootstrap"], ["parameters"], ["hide-input"]]
     assert all(folded(cell) and cell.source.startswith("# @title ") for cell in cells[1:4])
-    assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
+    assert cells[0].source.startswith(f"# {number(path.stem)} · ")
     assert cells[1].source == BOOTSTRAP and BOOTSTRAP.count("\n") < 6
     assert cells[0].source.splitlines()[-1] == cells[-1].source.splitlines()[-1]
     assert "widgets" not in notebook.metadata

@@ -11,7 +11,7 @@ from itertools import pairwise
 import nbformat
 import papermill
 import pytest
-from run_all import NOTEBOOKS, ROOT, NotebookFailed, main, measured, run_all, write_index
+from run_all import NOTEBOOKS, ROOT, NotebookFailed, main, measured, number, run_all, write_index
 
 pytestmark = pytest.mark.slow
 EXPECTED = json.loads((ROOT / "tests" / "expected.json").read_text())
@@ -73,7 +73,7 @@ def executed(tmp_path_factory):
 
 @each_notebook
 def test_measured_numbers_are_within_their_bounds(executed, path):
-    numbers, expected = measured(executed, path.stem), EXPECTED[path.stem[:2]]
+    numbers, expected = measured(executed, path.stem), EXPECTED[number(path.stem)]
     assert set(numbers) == set(expected), "tests/expected.json and lesson.record name different numbers"
     for key, (low, high) in expected.items():
         assert low <= numbers[key] <= high, f"{key} is {numbers[key]:.4g}, expected {low} to {high}"
@@ -97,9 +97,9 @@ def test_executed_outputs_hold_no_traceback_or_warning(executed, path):
         assert output.get("name") != "stderr", output.text
 
 
-@pytest.mark.parametrize(("number", "parameters"), [(number, p) for number, some in OTHERS.items() for p in some])
-def test_a_notebook_runs_with_other_parameters(number, parameters, tmp_path):
-    path = next(path for path in NOTEBOOKS if path.stem.startswith(number))
+@pytest.mark.parametrize(("name", "parameters"), [(name, p) for name, some in OTHERS.items() for p in some])
+def test_a_notebook_runs_with_other_parameters(name, parameters, tmp_path):
+    path = next(path for path in NOTEBOOKS if number(path.stem) == name)
     parameters = {
         key: value.format(root=ROOT) if isinstance(value, str) else value for key, value in parameters.items()
     }
