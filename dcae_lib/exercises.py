@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import math
 import tarfile
 
@@ -11,9 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import DownBlock
+from .codec import Codec
+from .codec.bitstream import unpack
+from .codec.compare import bd_rate
+from .codec.model import trade
 from .config import TrainConfig, learning_rate
 from .data import batches, load_images, to_model
 from .explore.latents import frozen_norms
+from .files import resource
 from .model import DCAE
 from .rearrange import space_to_channel
 from .soap import SOAP
@@ -165,7 +171,40 @@ def check_05_3(keep, resume):
 # 07
 
 
+def check_07_1(extra, p, q):
+    paid, least = ((p * (1 / code).log2()).sum() for code in (q, p))
+    return abs(paid - least - extra) < 0.01
+
+
+def check_07_2(mystery, side, quality):
+    header, _ = unpack(mystery, Codec.from_pretrained().identity)
+    return (side, quality) == (header.height, header.quality)
+
+
+def check_07_3(saved):
+    codec, album = Codec.from_pretrained(), load_images("sample").test.images
+    apart, together = codec.compress_each(album, quality=40), codec.compress(album, quality=40)
+    return abs(saved - (sum(map(len, apart)) - len(together)) / len(album)) < 0.1
+
+
 # 08
+
+
+def check_08_1(quality):
+    return 0 <= quality <= 100 and abs(trade(torch.tensor(float(quality))) - 1000) < 25
+
+
+def check_08_2(times):
+    codec, images = Codec.from_pretrained(), load_images("sample").test.images[:100]
+    noise = torch.randint(256, (3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean = np.mean([len(data) for data in codec.compress_each(images, quality=40)])
+    return abs(times - len(codec.compress(noise, quality=40)) / mean) < 0.2
+
+
+def check_08_3(mine):
+    curves = json.loads((resource("recorded") / "codec.json").read_text())["curves"]
+    pair = [[(p["bpp"], p["psnr"]) for p in curves[name]["stripped"]] for name in ("DCAE", "AVIF")]
+    return abs(mine - bd_rate(*pair, 26, 34)) < 0.01
 
 
 # 09
