@@ -60,8 +60,8 @@ class Codec:
         """Compress one image, or a batch of images of one size, to bytes.
 
         images: a uint8 tensor [3, H, W] or [B, 3, H, W], a uint8 array [H, W, 3] or [B, H, W, 3], or a Pillow image.
-        quality: one of `codec.qualities`. effort: 1 and 2 look for fewer bytes at the same loss, for half a minute and
-        two per 512×512 pixels; decoding takes as long as ever. Transparent pixels are put on white. A batch shares one
+        quality: one of `codec.qualities`. effort: 1 and 2 look for fewer bytes at the same loss, for half a minute or more
+        per 512×512 pixels; decoding takes as long as ever. Transparent pixels are put on white. A batch shares one
         header, checksum and coder; `compress_each` keeps its images apart. Raises ValueError for anything that cannot
         be compressed, and DataError for a Pillow image that cannot be read.
         """

@@ -28,7 +28,7 @@ def add_commands(commands) -> None:
         parser.add_argument("--model", help="folder with the codec's weights (default: the shipped ones)")
         if name == "compress":
             parser.add_argument("--quality", type=int, default=50, metavar="0..100", help="default: %(default)s")
-            effort = "1 and 2 look for fewer bytes, for half a minute and two per 512×512 pixels (default: %(default)s)"
+            effort = "1 and 2 look for fewer bytes, for half a minute or more per 512×512 pixels (default: %(default)s)"
             parser.add_argument("--effort", type=int, default=0, choices=(0, 1, 2), help=effort)
         parser.set_defaults(run=partial(_run, parser, name))
 
