@@ -203,6 +203,13 @@ def test_both_files_are_written_or_none(folder, files, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named_with_its_folder(name, folder):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=str(folder / name)):
+        DCAE.from_pretrained(folder)
+
+
 CONFIGS = [
     (b'{"channels": [8, 16, 32], "latent_channels": 4}', "encoder.down.1"),
     (b'{"channels": [8, 16], "latent_channels": 4, "up_kernel": 2}', "decoder.up.0.branch.0.2.weight"),
