@@ -68,7 +68,7 @@ codec: $(READY)  ## train the codec's model and draw its curves beside JPEG, Web
 	$(BIN)/python bench/picture.py
 	$(BIN)/python tools/results_page.py
 
-nightly: $(READY)  ## what takes too long for every change: 100,000 damaged streams
+nightly: $(READY)  ## what takes too long for every change: 100,000 forged streams
 	DCAE_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/codec
 
 bench: $(READY)  ## measure speeds (downloads CIFAR-10), and write results/bench/*.json

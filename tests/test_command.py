@@ -107,13 +107,6 @@ def test_stop_before_or_in_the_training_is_said(name, error, code, message, trai
     assert train() == code and capsys.readouterr().err.startswith(message)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names of files that are no text")
-def test_folder_whose_name_is_no_text_is_trained_on(train, folder, tmp_path):
-    strange = tmp_path / os.fsdecode(b"k\xe9")
-    strange.symlink_to(folder)
-    assert train("--dataset", strange) == 0 and r"k\udce9" in (tmp_path / "run" / "README.md").read_text()
-
-
 def start(out, folder):
     """Start the command in a process, for some seconds of training, and wait until it trains."""
     options = f"-m dcae_lib train --out {out} --dataset {folder} --epochs 72 --batch-size 1 --model".split()

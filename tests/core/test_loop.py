@@ -138,10 +138,3 @@ def test_evaluate_is_a_mean_over_single_images():
     l1, psnr, ssim = np.mean(rows, 0)
     assert score == pytest.approx(dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim), rel=1e-5)
     assert evaluate(model, images) == pytest.approx(score, rel=1e-5) and not model.training
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluation_leaves_the_model_in_its_mode(training):
-    model = DCAE(**CONFIG.model).train(training)
-    evaluate(model, PICTURES.test)
-    assert model.training is training

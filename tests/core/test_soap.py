@@ -74,13 +74,6 @@ def same(one, other):
     return equal and numbers.keys() == others.keys() and all(torch.equal(x, others[key]) for key, x in numbers.items())
 
 
-def times(x, matrices):
-    """x with its dimension k multiplied by the matrix k, from the left: the plain definition of a change of basis."""
-    for k, matrix in enumerate(matrices):
-        x = torch.tensordot(matrix, x, ([1], [k])).movedim(0, k)
-    return x
-
-
 IN_FLOAT64 = SimpleNamespace(**vars(torch) | dict(float32=torch.float64))
 
 
@@ -136,30 +129,6 @@ def test_changed_settings_apply_from_next_step(name, value):
     after = play(mine, gradients[13:])
     assert distance(after, play(theirs, gradients[13:])) < 1e-12
     assert distance(after, play(unchanged, gradients[13:])) > 1e-4
-
-
-def test_largest_dimension_with_a_factor_is_read_at_first_gradient():
-    shapes, gradients = [(8, 8), (8, 8)], noise([(8, 8), (8, 8)], 20)
-    optimizer, whole, small = new(shapes), new(shapes), new(shapes, max_precondition_dim=7)
-    play(optimizer, [[gradients[0][0], None]]), play(whole, [[gradients[0][0], None]])
-    optimizer.param_groups[0]["max_precondition_dim"] = 7
-    play(optimizer, [[None, gradients[0][1]]]), play(small, [[None, gradients[0][1]]])
-    joint, left, right = (play(one, gradients[1:]) for one in (optimizer, whole, small))
-    assert distance(joint, [[a[0], b[1]] for a, b in zip(left, right)]) < 1e-12  # of one shape, unlike in factors
-    assert [list(optimizer.state[p])[3:] for p in weights(optimizer)] == [["GG0", "Q0", "GG1", "Q1"], []]
-
-
-@pytest.mark.parametrize("frequency", [1, 10])
-@pytest.mark.parametrize("shape", [(7, 7), (6, 5, 3, 3)])
-def test_its_path_turns_with_the_coordinates_unlike_that_of_adamw(shape, frequency):
-    turns = [torch.linalg.qr(x).Q for x in noise([(d, d) for d in shape], 1)[0]]
-    ((start,),), gradients = noise([shape], 1, 1), noise([shape], 40, 2)
-    for optimizer, turned in ((SOAP, True), (torch.optim.AdamW, False)):
-        own = dict(lr=5e-3, weight_decay=0.1) | (dict(precondition_frequency=frequency) if turned else {})
-        plain, other = (optimizer([nn.Parameter(w)], **own) for w in (start.clone(), times(start, turns)))
-        path, turned_path = play(plain, gradients), play(other, [[times(g, turns)] for (g,) in gradients])
-        apart = distance([[times(w, turns)] for (w,) in path], turned_path)
-        assert apart < 1e-12 if turned else apart > 1e-2
 
 
 @patient
@@ -254,13 +223,6 @@ def test_a_copy_goes_on_bit_for_bit_and_shares_nothing(how, shapes):
     assert distance(ahead, play(waits, gradients[13:])) == 0
 
 
-def test_a_state_without_room_for_a_factor_loads():
-    optimizer, other = (new([(1, 8_000_000)], dtype=torch.float16) for _ in range(2))
-    weights(optimizer)[0].grad = torch.ones_like(weights(optimizer)[0])
-    optimizer.step()
-    other.load_state_dict(optimizer.state_dict())  # no computer has room for one of 8,000,000²
-
-
 FOREIGN = {
     "AdamW": (torch.optim.AdamW, [(4, 4), (5,)], {}),
     "fewer weights": (SOAP, [(4, 4)], {}),
@@ -304,16 +266,6 @@ def test_gradients_of_any_size_keep_weights_finite_and_bases_orthonormal(scale, 
         assert (Q.mT @ Q - torch.eye(len(Q))).abs().max() < 1e-5
 
 
-def test_a_group_added_in_mid_training_begins_then():
-    gradients, shapes = noise([(4, 4), (5, 4, 3)], 25), [(4, 4), (5, 4, 3)]
-    grown, late = new(shapes[:1]), new(shapes[1:], lr=0.01)
-    play(grown, [row[:1] for row in gradients[:7]])
-    grown.add_param_group(dict(params=[nn.Parameter(p.detach().clone()) for p in weights(late)], lr=0.01))
-    both = play(grown, gradients[7:])
-    alone = play(new(shapes[:1]), [row[:1] for row in gradients])[7:]
-    assert distance(both, [[*a, *b] for a, b in zip(alone, play(late, [row[1:] for row in gradients[7:]]))]) < 1e-14
-
-
 def test_a_closure_is_called_once_with_gradients_enabled():
     optimizer, calls = new([(4, 4)], precondition_frequency=2), []
     (w,) = weights(optimizer)
@@ -337,13 +289,6 @@ def two_groups():
     return grouped([(dict(lr=2e-3), [0, 1]), (dict(lr=0.01, weight_decay=0.1), [2, 3])], shapes, torch.float32), shapes
 
 
-def spoilt(gradients, value, *places):
-    gradients = [g.clone() for g in gradients]
-    for k in places:
-        gradients[k].view(-1)[2] = value
-    return gradients
-
-
 NOT_FINITE = [math.nan, math.inf, -math.inf, 1e30]  # the last one is infinite when squared in float32
 
 
@@ -353,11 +298,10 @@ def test_a_gradient_not_finite_raises_before_anything_changes(value, step):
     (optimizer, shapes), (twin, _) = two_groups(), two_groups()
     gradients = noise(shapes, 25, dtype=torch.float32)
     play(optimizer, gradients[:step]), play(twin, gradients[:step])
-    before = snapshot(optimizer)
-    with pytest.raises(
-        FloatingPointError, match="a gradient was NaN, infinite or too large to square; nothing was changed"
-    ):
-        play(optimizer, [spoilt(gradients[step], value, 2)])
+    before, spoilt = snapshot(optimizer), [g.clone() for g in gradients[step]]
+    spoilt[2].view(-1)[2] = value  # of the second group
+    with pytest.raises(FloatingPointError, match="NaN, infinite or too large"):
+        play(optimizer, [spoilt])
     assert all(map(torch.equal, before[0], weights(optimizer)))
     assert step == 0 or same(before, snapshot(optimizer))  # before the first step there is no state to compare
     assert distance(play(optimizer, gradients[step:]), play(twin, gradients[step:])) == 0
@@ -469,17 +413,3 @@ def test_cholesky_twice_is_qr_up_to_signs():
     signs = (twice * Q).sum(-2, keepdim=True).round()
     assert (signs.abs() == 1).all() and (twice * signs - Q).abs().max() < 1e-9
     assert cholesky_qr(torch.zeros(1, 3, 3)).isfinite().logical_not().any()  # for which `power_iteration` keeps Q
-
-
-def test_the_parts_of_a_step_make_a_step():
-    whole, parts = new(SHAPES, dtype=torch.float32), new(SHAPES, dtype=torch.float32)
-    due = []
-    for gradients in noise(SHAPES, 12, dtype=torch.float32):
-        play(whole, [gradients])
-        for p, g in zip(weights(parts), gradients):
-            p.grad = g.clone()
-        parts.gather()
-        due.append(parts.count())
-        parts.move()
-        assert all(map(torch.equal, weights(whole), weights(parts)))
-    assert [k for k, each in enumerate(due) if any(each)] == [0, 10]
