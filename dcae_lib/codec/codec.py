@@ -143,7 +143,7 @@ class Codec:
             encode = lambda part: self.model.autoencoder.encode(to_model(part.to(q.device)))  # noqa: E731
             y = self.model.quantise(piecewise(encode, x, PIECE * self.factor, MARGIN * self.factor), q)
         y = refine(self.model, y, x.to(q.device), q, STEPS[effort]) if effort else [level.round() for level in y]
-        return [level.cpu().nan_to_num().clamp(-MAX_LATENT, MAX_LATENT) for level in y]
+        return [level.cpu().nan_to_num().clamp(-MAX_LATENT, MAX_LATENT).contiguous() for level in y]
 
     @torch.no_grad()
     def _pixels(self, y: list[Tensor], H: int, W: int, quality: int) -> Tensor:
