@@ -146,7 +146,9 @@ def test_ctrl_c_and_a_kill_do_not_change_the_weights(folder, tmp_path):
 @pytest.mark.parametrize("options, changes", [("", {}), ("--dataset sample --seed 3", dict(dataset="sample", seed=3))])
 def test_train_codec_trains_its_preset_with_changes(options, changes, run, monkeypatch, capsys):
     asked, done = [], SimpleNamespace(stop=False, metrics=dict(bpp_0=0.25, psnr_0=26.0))
-    monkeypatch.setattr(command, "train_codec", lambda config, out, *_, photos: asked.append((config, out, photos)) or done)
+    monkeypatch.setattr(
+        command, "train_codec", lambda config, out, *_, photos: asked.append((config, out, photos)) or done
+    )
     assert command.main(["train-codec", "--out", "somewhere", *options.split()]) == 0
     assert asked == [(TrainConfig(**PRESET | dict(dataset="cifar10") | changes), "somewhere", None)]
     assert capsys.readouterr().out == "somewhere: bpp_0 0.2500, psnr_0 26.0000\n"
