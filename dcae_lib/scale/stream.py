@@ -2,11 +2,9 @@
 
 import hashlib
 import io
-import multiprocessing
 import os
 import signal
 import tarfile
-import threading
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +39,7 @@ def stream_images(source: str | Path, crop: int | Sequence[int], workers: int = 
     Python 3.14, a program needs the guard `if __name__ == "__main__":`.)
 
     Memory holds about 30 bytes per image and the length of the longest name. The training images' `sha256` is of names,
-    lengths and sides, not of pixels. An image that cannot be read is named in a warning, and another one taken;
+    lengths and sides, not of pixels. An image that cannot be read is named in a warning, and the next one taken;
     DataError if there are no two, or 20 in a row cannot be read.
     """
     crops = pixel_sizes("crop", crop)
@@ -127,34 +125,23 @@ class ImageStream(Dataset):
         # Arrays to the workers and back: tensors would go through shared memory, of which a container has little.
         batches = [(shard(indices) if shard else indices).numpy() for indices in order[skip:]]
         plan = [(indices, self.crops[side], seed) for indices, side in zip(batches, sides[skip:])]
-        # No fork server: its children hear a Ctrl-C while they start. And torch's own generator is the model's.
-        start = "spawn" if self.workers and multiprocessing.get_start_method() == "forkserver" else None
-        options: dict = dict(num_workers=self.workers, multiprocessing_context=start, generator=Generator())
-        main = threading.current_thread() is threading.main_thread()  # which alone hears signals
-        before = main and signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: they outlive a Ctrl-C
-        try:
-            read = iter(DataLoader(self, sampler=plan, batch_size=None, collate_fn=tuple, **options))
-        finally:
-            if main:
-                signal.signal(signal.SIGINT, before)
-        for pictures, messages in read:
-            if pictures is None:
-                raise DataError(messages[-1])
-            for message in messages:
-                warnings.warn(message, stacklevel=2)
+        options: dict = dict(num_workers=self.workers, worker_init_fn=_ignore_ctrl_c, collate_fn=np.asarray)
+        # A generator of its own: torch's belongs to the model.
+        for pictures in DataLoader(self, sampler=plan, batch_size=None, generator=Generator(), **options):
             yield to_model(torch.from_numpy(pictures).to(self.device))
 
-    def __getitem__(self, key: tuple[np.ndarray, int, int]) -> tuple[np.ndarray | None, list[str]]:
-        """Do the work of a worker: (indices, side, seed) → uint8 [B, 3, side, side], and messages about images."""
+    def __getitem__(self, key: tuple[np.ndarray, int, int]) -> np.ndarray:
+        """Do the work of a worker: (indices, side, seed) → uint8 [B, 3, side, side]."""
         (indices, side, seed), pictures = key, []
-        with warnings.catch_warnings(record=True, action="always") as said:
-            for i in indices:
-                try:  # one broken image in a million does not end a training
-                    _, image = self.read_first(np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap"))
-                except DataError as error:
-                    return None, [str(error)]
-                pictures.append(square(image, side, np.random.default_rng((seed, i))).numpy())
-        return np.stack(pictures), [str(one.message) for one in said if one.category is UserWarning]  # not of torch
+        for i in indices:  # one broken image in a million does not end a training
+            _, image = self.read_first(np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap"))
+            pictures.append(square(image, side, np.random.default_rng((seed, i))).numpy())
+        return np.stack(pictures)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """Let a worker outlive a Ctrl-C: the training ends its step, for which it may need a batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_shards(shards: list[Path]) -> np.ndarray:
@@ -162,14 +149,11 @@ def _in_shards(shards: list[Path]) -> np.ndarray:
     images = array("q")
     for k, shard in enumerate(shards):
         try:
-            with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
+            with tarfile.open(shard, "r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                     if member.isreg() and is_image(member.name):
                         images.extend((k, member.offset_data, member.size))
-                file.seek(tar.offset)
-                if file.read(512).strip(b"\0"):  # tarfile takes a damaged header for the end
-                    raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} is no folder, and no tar file that can be read uncompressed ({error})") from error
     return np.frombuffer(images, np.int64).reshape(-1, 3).T

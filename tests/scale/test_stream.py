@@ -6,10 +6,7 @@ import os
 import shutil
 import signal
 import tarfile
-import threading
-import time
 import warnings
-from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -178,9 +175,8 @@ def test_larger_crops_train_a_deeper_network(tmp_path):
 # ---- broken images and shards
 
 
-@pytest.mark.slow
 def test_a_broken_image_is_named_and_another_stands_in(copy):
-    splits = stream_images(copy, 16, workers=1)
+    splits = stream_images(copy, 16, workers=0)
     name = splits.train.paths[splits.train.chosen[-1]].decode()  # the last one: the next one is the first
     (copy / name).write_bytes(b"\x89PNG and nothing else")
     with pytest.warns(UserWarning, match=rf"{name} .*the next one is taken in its place"):
@@ -198,9 +194,8 @@ def test_a_broken_test_image_is_left_out(copy):
     assert set(splits.train.chosen.tolist()) < set(whole.train.chosen.tolist())
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_many_broken_images_in_a_row_end_the_epoch(copy, workers):
-    splits = stream_images(copy, 16, workers)
+def test_many_broken_images_in_a_row_end_the_epoch(copy):
+    splits = stream_images(copy, 16, workers=0)
     for i in splits.train.chosen[5:]:
         (copy / splits.train.paths[int(i)].decode()).write_bytes(b"no")
     with pytest.raises(DataError, match=r"^20 images in a row cannot be read; the last: \S+\.png is not a picture.*$"):
@@ -238,54 +233,23 @@ def test_images_beside_shards_are_not_left_out_in_silence(shards, copy):
         stream_images(copy, 16)
 
 
-def test_a_shard_that_was_cut_or_damaged_is_named(shards, tmp_path):
-    data = bytearray((shards / "train-000.tar").read_bytes())
+def test_a_shard_that_was_cut_is_named(shards, tmp_path):
+    data = (shards / "train-000.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(data[: len(data) // 2 + 100])
     with pytest.raises(DataError, match=r"cut\.tar"):
         stream_images(tmp_path / "cut.tar", 16, workers=0)
-    with tarfile.open(shards / "train-000.tar") as tar:
-        third = tar.getmembers()[2].offset
-    data[third : third + 300] = bytes(b ^ 90 for b in data[third : third + 300])
-    (tmp_path / "damaged.tar").write_bytes(data)
-    with pytest.raises(DataError, match=rf"damaged at byte {third:,}"):
-        stream_images(tmp_path / "damaged.tar", 16, workers=0)
 
 
 # ---- workers
 
 
-def workers():
-    """The processes of workers that were not forked."""
-    spawned = []
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):  # it ends meanwhile
-            if "spawn_main" in " ".join(child.cmdline()):
-                spawned.append(child)
-    return spawned
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["while they start", "while they read"])
-def test_workers_outlive_a_ctrl_c_that_all_processes_get(when, folder, monkeypatch):
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "forkserver")  # then workers are spawned
-    interrupted = []
-
-    def interrupt():
-        while not (started := workers()):
-            time.sleep(0.01)
-        for worker in started:
-            worker.send_signal(signal.SIGINT)
-        interrupted.extend(started)
-
+def test_workers_outlive_a_ctrl_c_that_all_processes_get(folder):
     batches = stream_images(folder, 16, workers=1).train.batches(9, torch.Generator().manual_seed(0))
-    thread = threading.Thread(target=interrupt)
-    if when == "while they start":  # a worker takes seconds to import torch
-        thread.start()
     first = next(batches)
-    if when == "while they read":
-        thread.start()
-    thread.join()
-    assert len(interrupted) == 1 and len(first) == 9 and sum(map(len, batches)) == 72
+    for worker in psutil.Process().children():
+        worker.send_signal(signal.SIGINT)
+    assert len(first) == 9 and sum(map(len, batches)) == 72
 
 
 @pytest.mark.slow
@@ -325,12 +289,11 @@ def test_members_that_nobody_put_there_are_no_images(tmp_path):
     assert [files.read(i).width for i in range(len(files))] == [8, 9]
 
 
-@pytest.mark.slow
 def test_a_picture_with_several_pages_is_named_while_it_is_read(tmp_path):
     for k in range(3):
         pages = [Image.new("RGB", (9, k + 1))]
         Image.new("RGB", (16, 16)).save(tmp_path / f"{k}.tif", save_all=True, append_images=pages)
     with pytest.warns(UserWarning, match="several pages"):
-        splits = stream_images(tmp_path, 16, workers=1)
+        splits = stream_images(tmp_path, 16, workers=0)
     with pytest.warns(UserWarning, match=r"\d.tif has several pages or frames"):
         epoch(splits)
