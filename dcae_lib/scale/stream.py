@@ -91,28 +91,22 @@ class ImageStream(Dataset):
         return moved
 
     def read(self, i: int) -> Image.Image:
-        """Read image i in RGB. Raises DataError that names it."""
+        """Read image i in RGB. Raises DataError or OSError that names it."""
         k, start, length = self.places[:, i]
         path = os.path.join(self.root, os.fsdecode(self.paths[k]))
         name = f"{path} (the image at byte {start:,})" if start else path
-        try:
-            with open(path, "rb") as file:
-                file.seek(start)
-                data = file.read(length)
-        except OSError as error:
-            raise DataError(f"{name} cannot be read ({error.strerror})") from error
-        return open_picture(io.BytesIO(data), name)
+        with open(path, "rb") as file:
+            file.seek(start)
+            return open_picture(io.BytesIO(file.read(length)), name)
 
     def read_first(self, candidates: Iterable[int]) -> tuple[int, Image.Image]:
         """Read the first candidate that can be read, and warn of those before it: its number and its image."""
-        error = None
-        for count, i in enumerate(islice(candidates, MAX_BROKEN), 1):
+        for i in islice(candidates, MAX_BROKEN):
             try:
                 return i, self.read(i)
-            except DataError as caught:
-                error = f"{count} images in a row cannot be read; the last: {caught}"
-                warnings.warn(f"{caught}; the next one is taken in its place", stacklevel=2)
-        raise DataError(error or f"{self.root} has no image left that can be read")
+            except (DataError, OSError) as error:
+                warnings.warn(f"{error}; the next one is taken in its place", stacklevel=2)
+        raise DataError(f"too many images in a row cannot be read below {self.root}")
 
     def batches(self, batch_size: int, generator: Generator, skip=0, shard: Shard | None = None) -> Iterator[Tensor]:
         """Yield an epoch of float batches [B, 3, crop, crop] in [-1, 1] on the device, as `data.batches` does.

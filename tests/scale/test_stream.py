@@ -198,7 +198,7 @@ def test_many_broken_images_in_a_row_end_the_epoch(copy):
     splits = stream_images(copy, 16, workers=0)
     for i in splits.train.chosen[5:]:
         (copy / splits.train.paths[int(i)].decode()).write_bytes(b"no")
-    with pytest.raises(DataError, match=r"^20 images in a row cannot be read; the last: \S+\.png is not a picture.*$"):
+    with pytest.raises(DataError, match="too many images in a row cannot be read"):
         epoch(splits)
 
 
@@ -214,7 +214,10 @@ def shard_of_links(path):
     [
         (lambda path: path.mkdir(), "holds fewer than two images"),
         (lambda path: (path.mkdir(), picture(0).save(path / "one.png")), "holds fewer than two images"),
-        (lambda path: (path.mkdir(), [(path / f"{i}.png").write_bytes(b"no") for i in range(3)]), "2 images in a row"),
+        (
+            lambda path: (path.mkdir(), [(path / f"{i}.png").write_bytes(b"no") for i in range(3)]),
+            "too many images in a row",
+        ),
         (lambda path: None, "source is no folder, and no tar file .*No such file"),
         (lambda path: path.write_bytes(b"no tar" * 1000), "no tar file that can be read uncompressed"),
         (lambda path: tarfile.open(path, "w:gz").close(), "no tar file that can be read uncompressed"),
