@@ -3,7 +3,6 @@
 import os
 import secrets
 from pathlib import Path
-from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 CLONE = None if (PACKAGE / "shipped").is_dir() else PACKAGE.parent
@@ -26,15 +25,6 @@ def resource(name: str) -> Path:
 def user_path(path: str | Path) -> Path:
     """Return a path with `~` expanded."""
     return Path(path).expanduser()
-
-
-def plain(settings: Any) -> Any:
-    """Return settings with NumPy's and PyTorch's numbers as Python's, the only ones that JSON holds."""
-    if isinstance(settings, dict):
-        return {name: plain(value) for name, value in settings.items()}
-    if isinstance(settings, list | tuple):
-        return type(settings)(map(plain, settings))
-    return settings.tolist() if hasattr(settings, "tolist") else settings
 
 
 def write_whole(files: dict[Path, bytes]) -> None:

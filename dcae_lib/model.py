@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
-from .files import plain, resource, user_path, write_whole
+from .files import resource, user_path, write_whole
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,7 +68,7 @@ class DCAE(nn.Module):
         channels = tuple(channels)
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config: dict[str, Any] = plain(settings)
+        self.config: dict[str, Any] = settings
         _check_config(**self.config)
         self.factor = 4 ** (len(channels) - 1)
         self.encoder = Encoder(channels, latent_channels, shortcut, groups, dropout, stage_dropout, zero_init)

@@ -78,9 +78,6 @@ def test_pictures_and_tiles_that_do_not_fit_are_refused():
     for shape in [(1, 3, 8, 8), (3, 8), (4, 8, 8), (1, 8, 8), (3, 0, 8), (3, 8, 0)]:
         with pytest.raises(ValueError, match=re.escape(f"one picture [3, H, W], got shape {list(shape)}")):
             reconstruct(Stub(), torch.zeros(shape))
-    for tile, overlap in [(0, 0), (32, -1), (32, 17), (4, 3)]:
-        with pytest.raises(ValueError, match=f"overlap 0 to {tile // 2}, got {tile} and {overlap}"):
-            reconstruct(Stub(), noise(40, 40), tile, overlap)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..data import DataError, Splits, image_files, image_set, open_picture, pixel_sizes, to_model
+from ..data import DataError, Splits, image_files, image_set, open_picture, to_model
 from ..data.pictures import is_image
 from ..data.sets import Shard
 from ..files import user_path
@@ -42,7 +42,7 @@ def stream_images(source: str | Path, crop: int | Sequence[int], workers: int = 
     lengths and sides, not of pixels. An image that cannot be read is named in a warning, and the next one taken;
     DataError if there are no two, or 20 in a row cannot be read.
     """
-    crops = pixel_sizes("crop", crop)
+    crops = (crop,) if isinstance(crop, int) else tuple(crop)
     stream = ImageStream(source, crops, workers)
     if len(stream) < 2:
         raise DataError(f"{source} holds fewer than two images: one to train on, one to test")

@@ -4,7 +4,6 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -269,12 +268,6 @@ def test_a_pickle_in_place_of_the_weights_is_never_opened(folder):
     with pytest.raises(ValueError, match="cannot be loaded"):
         DCAE.from_pretrained(folder)
     assert not (folder / "opened").exists()
-
-
-def test_settings_from_numpy_are_kept_as_those_of_python(tmp_path):
-    given = DCAE(np.array([4, 8]), np.int64(4), groups=np.int64(4), dropout=np.float32(0.5))
-    assert given.config == DCAE((4, 8), 4, groups=4, dropout=0.5).config
-    assert DCAE.from_pretrained(given.save_pretrained(tmp_path)).config["channels"] == (4, 8)
 
 
 def test_loading_draws_no_random_numbers_and_gives_float32(float64_by_default):
