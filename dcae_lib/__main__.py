@@ -19,7 +19,7 @@ from .codec.train import PRESET, estimate, train_codec
 from .config import PRESETS, TrainConfig
 from .data import DataError
 from .device import best_device
-from .files import resource, user_path
+from .files import resource
 from .loop import State, evaluate
 from .model import DCAE
 from .runs.record import compare, read_record, refuse_another, table
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     trains.add_argument("--photos", help="folder of photographs, crops of which are mixed in (data/get_photos.py)")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)
-    verifies.set_defaults(run=lambda options: print(table(verify(user_path(options.folder), options.device))))
+    verifies.set_defaults(run=lambda options: print(table(verify(Path(options.folder).expanduser(), options.device))))
     verifies.add_argument("folder", nargs="?", type=Path, default=resource("recorded"), help="default: recorded run")
     verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .data import read_picture
-from .files import CLONE, resource, user_path
+from .files import CLONE, resource
 from .plots import use_style
 
 PROFILES = {"quick": "sample", "full": "cifar10"}  # profile: data set
@@ -40,7 +40,7 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
         torch.set_num_threads(1)
     torch.manual_seed(0)
     use_style()
-    folder = user_path(out) if out else (CLONE or Path.cwd()) / "results" / profile
+    folder = Path(out).expanduser() if out else (CLONE or Path.cwd()) / "results" / profile
     folder.mkdir(parents=True, exist_ok=True)
     return Lesson(name, profile, PROFILES[profile], folder)
 

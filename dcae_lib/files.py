@@ -1,4 +1,4 @@
-"""The package's own files, paths that users name, and files written whole or not at all."""
+"""The package's own files, and files written whole or not at all."""
 
 import os
 import secrets
@@ -20,11 +20,6 @@ IN_CLONE = {  # in a wheel, pyproject.toml packs them as dcae_lib/shipped/<name>
 def resource(name: str) -> Path:
     """Return the folder of one of the names in IN_CLONE."""
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / "shipped" / name
-
-
-def user_path(path: str | Path) -> Path:
-    """Return a path with `~` expanded."""
-    return Path(path).expanduser()
 
 
 def write_whole(files: dict[Path, bytes]) -> None:

@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from .config import TrainConfig
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
-from .files import PACKAGE, user_path
+from .files import PACKAGE
 from .loop import Hook, SingleProcess, State, Task, evaluate, fit
 from .model import DCAE, M
 from .runs.checkpoint import Checkpoint
@@ -52,7 +52,7 @@ def run_task(
     task: Task[M], card: Path, config: TrainConfig, out: Out, splits, after_epoch: Call, save_every=60.0, **more: str
 ) -> State[M]:
     """Run the loop for a task as `train` does, and save the run with this card, and with more facts in its record."""
-    out = out and user_path(out)
+    out = out and Path(out).expanduser()
     with processes(config.device) as (several, device):
         graphed = device.type == "cuda" and several.size == 1 and config.optimizer == "SOAP"
         parallel = Graphs() if graphed else several
@@ -95,7 +95,7 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
 
     One row of pictures per file, the originals in `00.png`; of all epochs, those in EPOCHS_SHOWN and the last.
     """
-    folder, originals = user_path(out) / "epochs", test.images[:count]
+    folder, originals = Path(out).expanduser() / "epochs", test.images[:count]
 
     @torch.no_grad()
     def keep(state: State[DCAE]) -> None:

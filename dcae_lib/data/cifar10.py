@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from ..files import CLONE, user_path, write_whole
+from ..files import CLONE, write_whole
 from .sets import DataError, ImageSet, Splits
 
 CACHE = "cifar10.safetensors"
@@ -62,10 +62,10 @@ def load_cifar10() -> Splits:
 def data_folder() -> Path:
     """Return the folder of CIFAR-10: `$DCAE_DATA`, else `data/` of a clone, else the user's cache folder."""
     if named := os.environ.get("DCAE_DATA"):
-        if not (folder := user_path(named)).is_dir():
+        if not (folder := Path(named).expanduser()).is_dir():
             raise DataError(f"DCAE_DATA names {named}, which is not a folder; create it, or unset DCAE_DATA")
         return folder
-    return CLONE / "data" if CLONE else user_path(pooch.os_cache("dcae"))
+    return CLONE / "data" if CLONE else pooch.os_cache("dcae")
 
 
 def _fill_cache(cache: Path) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from PIL import ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..files import resource, user_path
+from ..files import resource
 from ..tiles import cut
 from .cifar10 import load_cifar10
 from .pictures import EXTENSIONS, image_files, open_picture, read_picture
@@ -22,7 +22,7 @@ def load_images(source: str | Path = "sample", size: int | tuple[int, int] | Non
     cannot be read.
     """
     if source not in ("sample", "cifar10"):
-        return _load_folder(user_path(source), size)
+        return _load_folder(Path(source).expanduser(), size)
     if size is not None:
         raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
     return _load_sample() if source == "sample" else load_cifar10()

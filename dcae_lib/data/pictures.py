@@ -11,7 +11,6 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from ..files import user_path
 from .sets import DataError
 
 Source = str | Path | BinaryIO | Image.Image
@@ -50,7 +49,7 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _upright_in_srgb(source, name)
-        file = user_path(source) if isinstance(source, str | Path) else source
+        file = Path(source).expanduser() if isinstance(source, str | Path) else source
         with Image.open(file, formats=FORMATS) as image:
             return _upright_in_srgb(image, name)
     except UnidentifiedImageError as error:  # its own message shows an object in memory

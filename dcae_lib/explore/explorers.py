@@ -18,6 +18,7 @@ from .widgets import BOARD, Explorer, Picture, Thumbnails, board, button, decibe
 
 # Even: with an odd count, the middle level would hold most values and cost fewer bits than the even count below.
 LEVELS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+Change = Callable[[int, Tensor], Tensor]  # (index of the image, chosen sites as bool [h, w]) → the changed latent
 COMPARED = ("original", "result", "difference")  # the pictures of `_compare`
 
 
@@ -150,26 +151,17 @@ def damage(model: DCAE, images: ImageSet) -> Explorer:
     x, z = _encode(model, images)
     mean, std = z.mean((0, 2, 3))[:, None, None], z.std((0, 2, 3))[:, None, None]
     noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)) * std
-    strength = slider("noise, σ", 0, 0, 2, 0.05)
-
-    def punch(k: int, sites: Tensor) -> Tensor:
-        return torch.where(sites, mean, z[k] + strength.value * noise)
-
-    return _on_sites(model, x, z, punch, "punch holes: click the picture", strength, {"noise": strength})
+    strength, hint = slider("noise, σ", 0, 0, 2, 0.05), "punch holes: click the picture"
+    change: Change = lambda k, sites: torch.where(sites, mean, z[k] + strength.value * noise)  # noqa: E731
+    return _on_sites(model, x, z, change, hint, strength, {"noise": strength})
 
 
 def brush(model: DCAE, images: ImageSet) -> Explorer:
     """Paint the latent of another picture into this one; see how far the paint reaches."""
     x, z = _encode(model, images)
-    paint = Thumbnails(x, 7, "paint")
-
-    def dab(k: int, sites: Tensor) -> Tensor:
-        return torch.where(sites, z[paint.value], z[k])
-
-    return _on_sites(model, x, z, dab, "paint: click the picture", [label("paint with"), paint], {"paint": paint})
-
-
-Change = Callable[[int, Tensor], Tensor]  # (index of the image, chosen sites as bool [h, w]) → the changed latent
+    paint, hint = Thumbnails(x, 7, "paint"), "paint: click the picture"
+    change: Change = lambda k, sites: torch.where(sites, z[paint.value], z[k])  # noqa: E731
+    return _on_sites(model, x, z, change, hint, [label("paint with"), paint], {"paint": paint})
 
 
 def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row, controls: dict) -> Explorer:
@@ -209,12 +201,11 @@ def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row,
 
 
 def classes(model: DCAE, images: ImageSet) -> Explorer:
-    """Compare the decoded mean latent of each class with the mean of its pixels; ValueError without labels."""
-    if images.labels is None:
-        raise ValueError(f"{images.name} has no labels; means of classes need them")
+    """Compare the decoded mean latent of each class with the mean of its pixels; the images have labels."""
     x, z = _encode(model, images, count=None)
-    kinds = images.labels.unique()
-    means, pixels = (torch.stack([v[images.labels == k].mean(0) for k in kinds]) for v in (z, x))
+    labels = torch.as_tensor(images.labels)
+    kinds = labels.unique()
+    means, pixels = (torch.stack([v[labels == k].mean(0) for k in kinds]) for v in (z, x))
     decoded = latents.decode_all(model, means).clamp(-1, 1)
     left, right = Picture("mean latent, decoded"), Picture("")
     names = [CLASSES[k] for k in kinds]
@@ -231,8 +222,6 @@ def classes(model: DCAE, images: ImageSet) -> Explorer:
 
 def _encode(model: DCAE, images: ImageSet, count: int | None = 500) -> tuple[Tensor, Tensor]:
     """Return the first images, or all, and their latents; on the CPU, where one small picture at a time is fastest."""
-    if next(model.parameters()).device.type != "cpu":
-        raise ValueError("the explorers work on the CPU: explore.…(model.cpu(), images)")
     x = to_model(images.images[:count])
     return x, latents.encode_all(model, x)
 

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import center_crop
 
 from .. import plots
 from ..data import read_picture, to_model
-from ..files import resource, user_path
+from ..files import resource
 from ..model import DCAE
 from ..tiles import reconstruct
 from .widgets import Explorer, decibels, label, png
@@ -50,7 +50,7 @@ def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
         for name, one in files.items():
             show(io.BytesIO(one["content"]), name)
 
-    photo = user_path(photo) if photo else resource("photos") / "cat.webp"
+    photo = Path(photo).expanduser() if photo else resource("photos") / "cat.webp"
     shown = show(photo, photo.name)
     middle = torch.stack([center_crop(x, [min(96, side) for side in x.shape[1:]]) for x in shown.values()])
     still = plots.image_rows({"middle": middle}, [*shown])

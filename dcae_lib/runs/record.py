@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from ..config import TrainConfig
 from ..data import ImageSet, Splits
-from ..files import CLONE, PACKAGE, user_path, write_whole
+from ..files import CLONE, PACKAGE, write_whole
 from ..loop import Hook, SingleProcess, State
 from ..model import pretrained_files
 from .checkpoint import as_json, refuse_changes
@@ -90,7 +90,7 @@ def fill_card(card: Path, record: dict) -> bytes:
 
 def refuse_another(config: TrainConfig, out: str | Path) -> None:
     """Raise ValueError if a run with other settings was finished in `out`: a command does not replace it."""
-    path = user_path(out) / "history.json"
+    path = Path(out).expanduser() / "history.json"
     if path.exists():
         before = asdict(TrainConfig()) | json.loads(path.read_text(encoding="utf-8")).get("config", {})
         refuse_changes(as_json(before), as_json(asdict(config)), f"{out} holds a finished training with other settings")

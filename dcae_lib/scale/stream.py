@@ -22,7 +22,6 @@ from torchvision.transforms.functional import pil_to_tensor
 from ..data import DataError, Splits, image_files, image_set, open_picture, to_model
 from ..data.pictures import is_image
 from ..data.sets import Shard
-from ..files import user_path
 
 WORKERS = 2  # of each training process
 MAX_TESTS = 500  # images that are evaluated after every epoch, kept in memory
@@ -64,7 +63,7 @@ class ImageStream(Dataset):
     """
 
     def __init__(self, source: str | Path, crops: tuple[int, ...], workers: int):
-        source = user_path(source)
+        source = Path(source).expanduser()
         self.root = source if source.is_dir() else source.parent
         shards = sorted(source.glob("*.tar")) if source.is_dir() else [source]
         files = sorted((os.fsencode(name), length) for name, length in image_files(source))
