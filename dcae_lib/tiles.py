@@ -1,4 +1,4 @@
-"""Pictures of any size through a network that was trained on small ones: cut into tiles, joined or blended."""
+"""Pictures of any size through a network that was trained on small ones: cut into tiles, or blended."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,6 @@ def cut(x: Tensor, side: int, mode: str) -> Tensor:
     if any(padding):
         x = F.pad(x.float(), padding, mode=mode).to(x.dtype)  # in floats: F.pad refuses bytes
     return _windows(x, side, side)
-
-
-def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
-    """Undo `cut`, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
-    C, side = tiles.shape[1:3]
-    rows, columns = -(-H // side), -(-W // side)
-    x = tiles.view(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(B, C, rows * side, columns * side)[:, :, :H, :W]
 
 
 @torch.no_grad()

@@ -15,8 +15,7 @@ from .files import PACKAGE
 from .loop import Hook, SingleProcess, State, Task, evaluate, fit
 from .model import DCAE, M
 from .runs.checkpoint import Checkpoint
-from .runs.interrupt import Interrupt
-from .runs.progress import Progress
+from .runs.progress import Interrupt, Progress
 from .runs.record import Record, save_run
 from .scale.graph import Graphs
 from .scale.parallel import processes, rank0_first

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from harness import join
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -13,7 +14,7 @@ from dcae_lib import DCAE, to_model
 from dcae_lib.data import read_picture
 from dcae_lib.files import resource
 from dcae_lib.metrics import psnr
-from dcae_lib.tiles import cut, join, piecewise, reconstruct
+from dcae_lib.tiles import cut, piecewise, reconstruct
 
 patient = settings(max_examples=60)
 

@@ -48,7 +48,7 @@ class Explorer(widgets.VBox):
             self.message.value = ""
         except Exception as error:  # a DataError is caused by the user: one line
             text = str(error) if isinstance(error, DataError) else traceback.format_exc()
-            self.message.value = f'<pre style="color:{plots.RED}">{html.escape(text)}</pre>'
+            self.message.value = f'<pre style="color:{plots.RED}; white-space: pre-wrap">{html.escape(text)}</pre>'
 
     def set_all(self, **values) -> None:
         """Set all controls of each list, by name, to its value, then draw once."""

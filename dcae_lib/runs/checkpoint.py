@@ -61,20 +61,14 @@ class Checkpoint(Hook):
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
-    """Write a checkpoint and delete all older ones but one; OSError, and all stay, if it cannot be written."""
+    """Write a checkpoint and delete all older ones but one; OSError, and all stay, if the disk is full."""
     # A copy each: safetensors refuses tensors that share memory, as those of SOAP's state do.
     copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     data = save(copies, metadata={"record": json.dumps(record)})
     path = folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-    try:
-        write_whole({path: data})
-        for old in checkpoints(folder)[2:]:  # if the newest is damaged, there is one before it
-            old.unlink()
-    except OSError as error:
-        raise OSError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Free some "
-            f"space or choose another folder; the same training resumes from its last checkpoint"
-        ) from error
+    write_whole({path: data})
+    for old in checkpoints(folder)[2:]:  # if the newest is damaged, there is one before it
+        old.unlink()
     return path
 
 

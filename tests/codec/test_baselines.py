@@ -7,7 +7,7 @@ import torch
 from PIL import Image, features
 
 from dcae_lib import to_model
-from dcae_lib.codec.baselines import SETTINGS, decode, encode
+from dcae_lib.codec.compare import SETTINGS, decode, encode
 from dcae_lib.metrics import psnr
 
 

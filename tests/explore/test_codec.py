@@ -10,8 +10,7 @@ import torch
 from inspection import RECORD, on, pixels, points, shown
 
 from dcae_lib import explore, to_model
-from dcae_lib.codec.baselines import decode
-from dcae_lib.codec.compare import QUALITIES, WAYS, best, candidates, constants, counted
+from dcae_lib.codec.compare import QUALITIES, WAYS, best, candidates, constants, counted, decode
 from dcae_lib.explore import codec as codec_explorers
 from dcae_lib.explore.widgets import decibels
 

@@ -72,7 +72,7 @@ def test_bad_files_get_one_line_and_pictures_stay(uploads, kind):
     before = shown(uploads)
     send(uploads, content, f"{kind}.png")
     message = uploads.message.value
-    assert re.fullmatch(rf'<b style="color:#D55E00">{kind}.png {reason}.*</b>', message)
+    assert re.fullmatch(rf'<pre style="color:#D55E00; white-space: pre-wrap">{kind}.png {reason}.*</pre>', message)
     assert not re.search(r"\n|Traceback| at 0x|BytesIO", message) and shown(uploads) == before
     assert not any(isinstance(w, widgets.FloatProgress) and w.layout.visibility != "hidden" for w in inside(uploads))
     send(uploads, encoded(GRADIENT.rotate(1 + [*BAD].index(kind)), "PNG"))
