@@ -8,7 +8,6 @@ import pickle
 import shutil
 import subprocess
 import tarfile
-import warnings
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,11 +90,8 @@ def _fill_cache(cache: Path) -> dict[str, Tensor]:
             'Use load_images("sample") for the 2,500 images that come with the course,\n'
             f"or set DCAE_DATA to a folder that holds {CIFAR10.base_folder}."
         )
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_whole({cache: save(tensors, SHA256)})
-    except OSError as error:
-        warnings.warn(f"CIFAR-10 is loaded but not cached ({error}); set DCAE_DATA to another folder", stacklevel=4)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_whole({cache: save(tensors, SHA256)})
     return tensors
 
 

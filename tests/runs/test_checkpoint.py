@@ -128,29 +128,6 @@ def test_tensors_of_any_form_and_the_record_come_back(tmp_path):
         assert loaded[name].dtype == x.dtype and torch.equal(loaded[name].nan_to_num(), x.nan_to_num())
 
 
-DAMAGES = {
-    "emptied": lambda data: b"",
-    "cut": lambda data: data[:-1],
-    "longer": lambda data: data + b"\0",
-    "changed in its record": lambda data: data.replace(b"losses", b"lasses"),
-    "flipped in its last bit": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-}
-
-
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_checkpoint_is_named_and_the_one_before_used(damage, count, whole, stopped):
-    damaged = checkpoints(stopped / "checkpoints")[:count]
-    for path in damaged:
-        path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    with pytest.warns(UserWarning, match="is damaged") as warned:
-        run = train(CONFIG, stopped, PICTURES)
-    names = [(path.name, path.with_suffix(".damaged")) for path in damaged]
-    expected = [f"the checkpoint {name} is damaged; it was renamed to {aside}" for name, aside in names]
-    assert [str(one.message) for one in warned] == expected
-    assert [session["step"] for session in run.sessions] == ([0, 10] if count == 1 else [0]) and equal(run, whole)
-
-
 # ---- another training
 
 
