@@ -10,7 +10,7 @@ from harness import here, in_turns, one_thread, parser, photo, save, seconds
 from torch import Tensor
 
 from dcae_lib import Codec, load_images, to_model
-from dcae_lib.codec.baselines import decode, encode
+from dcae_lib.codec.compare import decode, encode
 from dcae_lib.metrics import psnr
 
 

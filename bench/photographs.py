@@ -14,7 +14,7 @@ from statistics import fmean
 
 import matplotlib.pyplot as plt
 import torch
-from harness import PHOTOS, RESULTS, here, one_thread, parser, photo, save
+from harness import PHOTOS, RESULTS, here, join, one_thread, parser, photo, save
 from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
@@ -22,11 +22,10 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor
 from tqdm import tqdm
 
 from dcae_lib import Codec, plots, to_model
-from dcae_lib.codec.baselines import decode, encode
-from dcae_lib.codec.compare import bd_rate
+from dcae_lib.codec.compare import bd_rate, decode, encode
 from dcae_lib.codec.refine import STEPS
 from dcae_lib.metrics import psnr, ssim
-from dcae_lib.tiles import cut, join
+from dcae_lib.tiles import cut
 
 FOLDER = RESULTS.parent / "data" / "photographs" / "test"
 SIDE = 768  # pixels of the longer side on which rate and distortion are measured

@@ -134,8 +134,6 @@ class Codec:
         """uint8 [B, 3, H, W], repeated beyond their edges → rounded latents of each level, on the CPU."""
         if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
-        if effort not in range(len(STEPS)):
-            raise ValueError(f"effort must be 0, 1 or 2, got {effort!r}")
         q, (H, W) = self.model.log_gain.new_tensor([quality]), images.shape[2:]
         padding = 0, -W % self.factor, 0, -H % self.factor
         x = F.pad(images.float(), padding, mode="replicate").byte() if any(padding) else images

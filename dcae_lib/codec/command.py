@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..data import DataError, as_png, read_picture, to_model
-from ..files import user_path, write_whole
+from ..files import write_whole
 from ..metrics import psnr
 from .codec import Codec
 
@@ -35,7 +35,7 @@ def add_commands(commands) -> None:
 
 def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
     convert, suffix = (_compress, ".dcae") if name == "compress" else (_decompress, ".png")
-    files, out = [user_path(file) for file in options.files], user_path(options.out)
+    files, out = [Path(file).expanduser() for file in options.files], Path(options.out).expanduser()
     targets = [out / f"{file.stem}{suffix}" for file in files]
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:

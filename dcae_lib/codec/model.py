@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import NormActConv, zero_
-from ..files import plain, resource
+from ..files import resource
 from ..model import DCAE, load_pretrained
 from .context import ANCHORS, ContextModel, between_anchors, bits, logistic_tables
 
@@ -76,7 +76,7 @@ class RateModel(nn.Module):
     def __init__(self, hidden: tuple[int, ...] = (96, 48), **model):
         super().__init__()
         self.autoencoder = DCAE(**model)
-        self.config = dict(hidden=plain(hidden), **self.autoencoder.config)
+        self.config = dict(hidden=hidden, **self.autoencoder.config)
         channels, coarse = self.autoencoder.config["latent_channels"], range(len(hidden) - 1)
         self.contexts = nn.ModuleList(ContextModel(channels, hidden=n) for n in reversed(hidden))
         self.down, self.up = (nn.ModuleList(kind(channels) for _ in coarse) for kind in (Down, Up))

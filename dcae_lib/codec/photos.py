@@ -13,7 +13,6 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from ..data import DataError, ImageSet, image_files, open_picture, to_model
 from ..data.sets import Shard
-from ..files import user_path
 
 SIDES = 64, 128  # of the crops, in pixels
 SHRINK = 1.3, 6.0  # photographs are scaled down by a random factor, so that the traces of JPEG go
@@ -28,7 +27,7 @@ class Photographs:
     """
 
     def __init__(self, folder: str | Path, thumbnails: ImageSet):
-        self.folder, self.thumbnails, self.device = user_path(folder), thumbnails, thumbnails.images.device
+        self.folder, self.thumbnails, self.device = Path(folder).expanduser(), thumbnails, thumbnails.images.device
         found = sorted(image_files(self.folder))
         if not found:
             raise DataError(f"{folder} holds no photographs; data/get_photos.py fetches free ones")

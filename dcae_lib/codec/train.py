@@ -1,7 +1,6 @@
 """Training for rate and distortion, on the loop that trains the DCAE."""
 
 import hashlib
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -63,11 +62,7 @@ def _score(model: RateModel, x: Tensor, quality: float) -> Tensor:
 
 
 def train_codec(
-    config: TrainConfig,
-    out: Out = None,
-    splits: Splits | None = None,
-    after_epoch: Call = None,
-    photos: str | Path | None = None,
+    config: TrainConfig, out: Out = None, splits: Splits | None = None, after_epoch: Call = None, photos: Out = None
 ) -> State[RateModel]:
     """Train a RateModel that starts from the run "narrow", a DCAE; see `train` for `out`, resuming and errors.
 

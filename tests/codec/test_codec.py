@@ -225,10 +225,3 @@ def test_pieces_are_refined_one_after_the_other(codec, cat, monkeypatch):
     assert sizes[1] < sizes[0]
     monkeypatch.setattr(refining, "_anneal", lambda loss, y, *_: [level.round() for level in y])
     assert codec.compress(x, 40, 1) == codec.compress(x, 40, 0)
-
-
-@pytest.mark.parametrize("effort", [-1, 3, 0.5, "1", None])
-def test_effort_must_be_0_1_or_2(effort, codec, images):
-    for call in (codec.compress, codec.compress_each):
-        with pytest.raises(ValueError, match="effort must be 0, 1 or 2, got "):
-            call(images[0], 50, effort)

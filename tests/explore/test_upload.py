@@ -51,7 +51,7 @@ def test_a_bad_file_gets_one_line_and_pictures_stay(uploads):
     before = shown(uploads)
     send(uploads, b"some text", "text.png")
     message = uploads.message.value
-    assert re.fullmatch('<b style="color:#D55E00">text.png is not a picture.*</b>', message)
+    assert re.fullmatch('<pre style="color:#D55E00; white-space: pre-wrap">text.png is not a picture.*</pre>', message)
     assert not re.search(r"\n|Traceback| at 0x|BytesIO", message) and shown(uploads) == before
     assert not any(isinstance(w, widgets.FloatProgress) and w.layout.visibility != "hidden" for w in inside(uploads))
     send(uploads, encoded(GRADIENT.rotate(1)))
