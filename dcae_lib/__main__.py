@@ -1,6 +1,7 @@
 """The command `dcae`: train, train-codec, verify, compress and decompress."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     trains.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=crop)
     workers = "with --crop, processes that read; the weights do not depend on it (default: %(default)s)"
     trains.add_argument("--workers", type=int, help=workers)
-    trains.add_argument("--model", type=json.loads, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
+    trains.add_argument("--model", type=JSON, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
     text = f"Train the model of the codec, from a recorded DCAE on. {resumes}"
     trains = add_command(commands, "train-codec", text, "dataset", "epochs", "seed", "device")
     trains.add_argument("--photos", help="folder of photographs, crops of which are mixed in (data/get_photos.py)")
@@ -64,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_commands(commands)
     options = parser.parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: escapes what a console cannot show
     return guarded(lambda: options.run(options) or 0)
 
 
@@ -74,6 +77,10 @@ def add_command(commands, name: str, text: str, *names: str) -> argparse.Argumen
     for option in names:
         parser.add_argument(f"--{option}", type=OPTIONS[option][0], help=OPTIONS[option][1])
     return parser
+
+
+def JSON(text: str) -> Any:  # argparse names it: "invalid JSON value"
+    return json.loads(text)
 
 
 def run_training(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ class TrainConfig:
     device: str | None = None  # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
 
     def __post_init__(self):
-        object.__setattr__(self, "crop", tuple(self.crop))
+        object.__setattr__(self, "crop", (self.crop,) if isinstance(self.crop, int) else tuple(self.crop))
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             if not isinstance(value := getattr(self, name), int) or not least <= value < 2**63:
                 raise ValueError(f"{name} must be a whole number, {least} or more and below 2⁶³, got {value!r}")

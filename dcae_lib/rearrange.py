@@ -11,7 +11,7 @@ def space_to_channel(x: Tensor, r: int) -> Tensor:
     channel c. Raises ValueError unless H and W are multiples of r.
     Shi et al. 2016, arXiv 1609.05158, section 2.2; DC-AE, arXiv 2410.10733, section 3.2.
     """
-    B, C, H, W = x.shape
+    B, C, H, W = _shape(x)
     if H % r or W % r:
         raise ValueError(f"height and width must be multiples of {r}, got {H}×{W}; pad or crop the image first")
     x = x.view(B, C, H // r, r, W // r, r)  # rows and columns → (patch, place in the patch)
@@ -24,7 +24,7 @@ def channel_to_space(x: Tensor, r: int) -> Tensor:
     x: [B, C, H, W], any dtype → [B, C/r², H·r, W·r]. Raises ValueError unless C is a multiple of r².
     Shi et al. 2016, arXiv 1609.05158, equation 4, with PyTorch's order of channels; DC-AE, section 3.2.
     """
-    B, C, H, W = x.shape
+    B, C, H, W = _shape(x)
     if C % (r * r):
         raise ValueError(f"the number of channels must be a multiple of {r}² = {r * r}, got {C}")
     x = x.view(B, C // (r * r), r, r, H, W)  # channels → (channel, row and column in the patch)
@@ -36,7 +36,7 @@ def average_channels(x: Tensor, out: int) -> Tensor:
 
     Raises ValueError unless C is a multiple of out. DC-AE, arXiv 2410.10733, section 3.2 (channel averaging).
     """
-    B, C, H, W = x.shape
+    B, C, H, W = _shape(x)
     if out < 1 or C % out:
         raise ValueError(f"{C} channels cannot be averaged into {out} equal runs; choose a divisor of {C}")
     return x.view(B, out, C // out, H, W).mean(2)
@@ -48,7 +48,13 @@ def duplicate_channels(x: Tensor, out: int) -> Tensor:
     x: [B, C, H, W], any dtype → [B, out, H, W]. Raises ValueError unless out is a multiple of C.
     DC-AE, arXiv 2410.10733, section 3.2 (channel duplicating).
     """
-    B, C, H, W = x.shape
+    B, C, H, W = _shape(x)
     if out < C or out % C:
         raise ValueError(f"{C} channels cannot be duplicated into {out}; choose a multiple of {C}")
     return torch.stack([x] * (out // C), 2).flatten(1, 2)  # faster backward than expand or repeat_interleave
+
+
+def _shape(x: Tensor) -> torch.Size:
+    if x.ndim != 4:
+        raise ValueError(f"expected images [B, C, H, W], got shape {list(x.shape)}; add an axis with x[None]")
+    return x.shape

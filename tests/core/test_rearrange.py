@@ -82,3 +82,6 @@ WRONG = [
 def test_errors_say_what_to_do(function, number, message):
     with pytest.raises(ValueError, match=message):
         function(torch.zeros(2, 6, 8, 6), number)
+    for x in (torch.zeros(6, 8, 6), torch.zeros(1, 2, 6, 8, 6)):
+        with pytest.raises(ValueError, match=r"images \[B, C, H, W\], got shape .*; add an axis with x\[None\]"):
+            function(x, 6)
