@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from safetensors import SafetensorError
 
 from .codec import command
 from .codec.model import RateModel
-from .codec.train import PRESET, estimate, train_codec
+from .codec.photos import SIDES
+from .codec.train import PRESET, codec_images, estimate, train_codec
 from .config import PRESETS, TrainConfig
 from .data import DataError
 from .device import best_device
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     trains.add_argument("--model", type=JSON, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
     text = f"Train the model of the codec, from a recorded DCAE on. {resumes}"
     trains = add_command(commands, "train-codec", text, "dataset", "epochs", "seed", "device")
-    trains.add_argument("--photos", help="folder of photographs, crops of which are mixed in (data/get_photos.py)")
+    trains.add_argument("--photos", help="folder of photographs to train on instead (data/get_photos.py)")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)
     verifies.set_defaults(run=lambda options: print(table(verify(Path(options.folder).expanduser(), options.device))))
@@ -88,13 +90,17 @@ def run_training(options: argparse.Namespace) -> int:
     settings = {f.name: value for f in fields(TrainConfig) if (value := getattr(options, f.name, None)) is not None}
     with processes(options.device) as (parallel, _):
         of_codec, out = options.command == "train-codec", options.out
-        codec = dict(dataset="cifar10") | PRESET | settings
-        config = TrainConfig(**codec) if of_codec else TrainConfig.preset(options.preset, **settings)
+        if of_codec:
+            photos = dict(dataset=options.photos, crop=SIDES) if options.photos else {}
+            config = TrainConfig(**dict(dataset="cifar10") | PRESET | settings | photos)
+        else:
+            config = TrainConfig.preset(options.preset, **settings)
         parallel.on_rank0(lambda: refuse_another(config, out))
-        splits = rank0_first(parallel, lambda: images_of(config, options.workers))
+        load = codec_images if of_codec else partial(images_of, workers=options.workers)
+        splits = rank0_first(parallel, lambda: load(config))
         state: State[Any]
         if of_codec:
-            state = train_codec(config, out, splits, photos=options.photos)
+            state = train_codec(config, out, splits)
         else:
             state = train(config, out, splits, keep_pictures(out, splits.test))
     if RANK0 and state.stop:
@@ -130,7 +136,8 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     of_codec = b'"hidden"' in (folder / "config.json").read_bytes()
     model = (RateModel if of_codec else DCAE).from_pretrained(folder).to(best_device(device))
     record = read_record(folder)
-    test = images_of(TrainConfig(record["config"]["dataset"], tuple(record["config"].get("crop", ())))).test
+    config = TrainConfig(record["config"]["dataset"], record["config"].get("crop", ()))
+    test = (codec_images if of_codec else images_of)(config).test
     return compare(record, test, model, estimate if of_codec else evaluate, 2e-3 if of_codec else 1e-4)
 
 

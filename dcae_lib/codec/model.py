@@ -5,12 +5,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..blocks import NormActConv, zero_
 from ..files import resource
 from ..model import DCAE, load_pretrained
-from .context import ANCHORS, ContextModel, between_anchors, bits, logistic_tables
+from .context import ANCHORS, ContextModel, between_anchors, bits
+
+TABLES = Path(__file__).with_name("tables.safetensors")  # those of `logistic_tables`
 
 
 class ScaleShift(nn.Module):
@@ -84,7 +87,8 @@ class RateModel(nn.Module):
         start = torch.linspace(-0.9, 3.0, ANCHORS)[None, :, None].repeat(len(hidden), 1, channels)
         start[:-1] += 1
         self.log_gain, self.log_inverse = nn.Parameter(start), nn.Parameter(-start)
-        self.register_buffer("tables", logistic_tables())  # stored: another machine might round them differently
+        # Stored in a file: another machine might round them differently.
+        self.register_buffer("tables", load_file(TABLES)["tables"], persistent=False)
         for unit in [*self.modules()]:
             for name, norm in unit.named_children():
                 if isinstance(norm, nn.GroupNorm):
