@@ -11,7 +11,8 @@ IN_CLONE = {  # in a wheel, pyproject.toml packs them as dcae_lib/shipped/<name>
     "sample": "data/sample",
     "photos": "data/photos",
     "recorded": "results/full",  # the 40-epoch run
-    "codec_weights": "results/codec",
+    "photographs": "results/codec/photographs",  # the codec's networks
+    "thumbnails": "results/codec/thumbnails",
     "runs": "results/runs",  # other runs
     "bench": "results/bench",  # what bench/ measured
 }

@@ -109,7 +109,8 @@ class DCAE(nn.Module):
 
 def pretrained_files(model: nn.Module, **metadata: str) -> dict[str, bytes]:
     """Return the "model.safetensors", with metadata in its header, and "config.json" of a model that has a `config`."""
-    weights = save({name: value.contiguous() for name, value in model.state_dict().items()}, metadata)
+    stored = getattr(model, "stored", None)  # the type in which a model wants its weights stored, if not as they are
+    weights = save({name: value.to(stored).contiguous() for name, value in model.state_dict().items()}, metadata)
     return {"model.safetensors": weights, "config.json": (json.dumps(model.config, indent=1) + "\n").encode()}
 
 

@@ -164,7 +164,7 @@ def test_verify_prints_what_was_recorded_and_measured(run, capsys):
 
 
 def test_verify_measures_a_codec_by_its_own_scores(run, monkeypatch):
-    shutil.copy(resource("codec_weights") / "config.json", run)
+    shutil.copy(resource("thumbnails") / "config.json", run)
     model, asked = torch.nn.Linear(1, 1), []
     monkeypatch.setattr(command.RateModel, "from_pretrained", lambda folder: model)
     monkeypatch.setattr(command, "compare", lambda *arguments: asked.append(arguments) or {})

@@ -387,7 +387,8 @@ def written(page: str) -> str:
 
 def cards() -> dict[Path, bytes]:
     """Return the model cards of the recorded runs, by file."""
-    templates = {"recorded": PACKAGE / "runs" / "card.md", "codec_weights": PACKAGE / "codec" / "card.md"}
+    templates = {"recorded": PACKAGE / "runs" / "card.md"}
+    templates |= dict.fromkeys(("photographs", "thumbnails"), PACKAGE / "codec" / "card.md")
     return {resource(run) / "README.md": fill_card(card, measured("history", run)) for run, card in templates.items()}
 
 

@@ -5,15 +5,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..blocks import NormActConv, zero_
-from ..files import resource
 from ..model import DCAE, load_pretrained
 from .context import ANCHORS, ContextModel, between_anchors, bits
-
-TABLES = Path(__file__).with_name("tables.safetensors")  # those of `logistic_tables`
 
 
 class ScaleShift(nn.Module):
@@ -74,7 +70,7 @@ class RateModel(nn.Module):
     **model   arguments of DCAE
     """
 
-    tables: Tensor
+    stored = torch.float16  # the type of the weights in files: rounding to it costs nothing that shows in the scores
 
     def __init__(self, hidden: tuple[int, ...] = (96, 48), **model):
         super().__init__()
@@ -87,8 +83,6 @@ class RateModel(nn.Module):
         start = torch.linspace(-0.9, 3.0, ANCHORS)[None, :, None].repeat(len(hidden), 1, channels)
         start[:-1] += 1
         self.log_gain, self.log_inverse = nn.Parameter(start), nn.Parameter(-start)
-        # Stored in a file: another machine might round them differently.
-        self.register_buffer("tables", load_file(TABLES)["tables"], persistent=False)
         for unit in [*self.modules()]:
             for name, norm in unit.named_children():
                 if isinstance(norm, nn.GroupNorm):
@@ -116,9 +110,9 @@ class RateModel(nn.Module):
         self.autoencoder.load_state_dict(weights)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> "RateModel":
-        """Load the weights in a folder, by default the shipped ones; see `Codec.from_pretrained`."""
-        return load_pretrained(cls, resource("codec_weights") if folder is None else folder)
+    def from_pretrained(cls, folder: str | Path) -> "RateModel":
+        """Load the weights in a folder; see `Codec.from_pretrained`."""
+        return load_pretrained(cls, folder)
 
     def quantise(self, z: Tensor, quality: Tensor) -> list[Tensor]:
         """Latents of the encoder [N, C, h, w] and qualities, [N] or [1] → latents of each level, coarsest first.

@@ -37,7 +37,7 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
-    """Return means over images at three qualities: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}."""
+    """Return means over images at each of SCORED: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}."""
     device, training = next(model.parameters()).device, model.training
     model.eval()
     scores: dict[str, float] = {}

@@ -124,7 +124,7 @@ def test_higher_quality_costs_bytes_and_gains_decibels(codec, images):
 @pytest.mark.parametrize("q", [0, 33, 100])
 def test_bytes_and_pixels_are_what_the_model_predicts(q, codec, images):
     x = images[:20]
-    expected, cost = codec.model(to_model(x), torch.full((20,), float(q)))
+    expected, cost = codec.thumbnails(to_model(x), torch.full((20,), float(q)))
     each = codec.compress_each(x, q)
     assert close(torch.stack(codec.decompress_each(each)), to_uint8(expected))
     assert 8 * sum(len(data) - 8 for data in each) == pytest.approx(cost.sum().item(), rel=0.1)
@@ -165,32 +165,38 @@ def test_pickled_codec_writes_the_same_bytes(codec, images):
     assert pickle.loads(pickle.dumps(codec)).compress(images[0]) == codec.compress(images[0])
 
 
-def test_identity_depends_on_every_weight_table_and_setting(codec):
+def test_identity_depends_on_every_weight_and_setting(codec):
     assert len(codec.identity) == 32 and Codec.from_pretrained().identity == codec.identity
-    model = copy.deepcopy(codec.model)
-    assert "tables" in model.state_dict()
-    for value in model.state_dict().values():
-        last = value.view(-1).view(torch.int32)[-1:]
-        last ^= 1  # the last bit of a float
-        assert Codec(model).identity != codec.identity
-        last ^= 1
-    assert Codec(model).identity == codec.identity
-    model.config = model.config | dict(groups=model.config["groups"] + 1)
-    assert Codec(model).identity != codec.identity
+    changed = copy.deepcopy(codec)
+    for model in (changed.photographs, changed.thumbnails):
+        for value in model.state_dict().values():
+            last = value.view(-1).view(torch.int32)[-1:]
+            last ^= 1  # the last bit of a float
+            assert changed.identity != codec.identity
+            last ^= 1
+        assert changed.identity == codec.identity
+        model.config = model.config | dict(groups=model.config["groups"] + 1)
+        assert changed.identity != codec.identity
+        model.config = model.config | dict(groups=model.config["groups"] - 1)
 
 
 def test_a_model_changed_in_place_writes_files_of_its_own(images):
-    codec, model = Codec.from_pretrained(), Codec.from_pretrained().model
+    codec, other = Codec.from_pretrained(), Codec.from_pretrained()
     before = codec.compress(images[0])
-    for changed in (codec.model, model):
-        changed.contexts[-1].third[0].bias.data += 0.25
+    for changed in (codec, other):
+        changed.thumbnails.contexts[-1].third[0].bias.data += 0.25
     after = codec.compress(images[0])
-    assert after == Codec(model).compress(images[0]) != before
-    assert torch.equal(codec.decompress(after), Codec(model).decompress(after))
+    assert after == other.compress(images[0]) != before
+    assert torch.equal(codec.decompress(after), other.decompress(after))
     with pytest.raises(ValueError, match="model"):
         codec.decompress(before)
-    codec.model = Codec.from_pretrained().model
+    codec.thumbnails = Codec.from_pretrained().thumbnails
     assert codec.compress(images[0]) == before
+
+
+def test_thumbnails_and_photographs_have_networks_of_their_own(codec, cat):
+    for x, model in ((cat[:, :64, :64], codec.thumbnails), (cat[:, :8, :65], codec.photographs)):
+        assert codec.compress(x)[8:-4] == Codec(model).compress(x)[8:-4]
 
 
 def test_bytes_do_not_depend_on_the_default_type(codec, images, float64_by_default):
