@@ -25,7 +25,8 @@ results-full: $(READY)  ## the same on CIFAR-10 with 40 epochs, into results/ful
 
 verify: $(READY)  ## evaluate the shipped weights on CIFAR-10 and hold them against their record
 	$(BIN)/dcae verify
-	$(BIN)/dcae verify results/codec
+	$(BIN)/dcae verify results/codec/thumbnails
+	$(BIN)/dcae verify results/codec/photographs
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
@@ -61,14 +62,17 @@ runs: $(READY)   ## train the recorded runs that are not there, both presets, se
 	$(BIN)/python bench/runs.py
 	$(BIN)/python tools/results_page.py
 
-codec: $(READY)  ## train the codec's model and draw its curves beside JPEG, WebP and AVIF (hours without a GPU)
+codec: $(READY)  ## train the codec's networks and draw its curves beside JPEG, WebP and AVIF (hours without a GPU)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,bench]"
-	$(BIN)/dcae train-codec --out results/codec
+	$(BIN)/python data/get_photos.py
+	$(BIN)/dcae train-codec --out results/codec/thumbnails
+	$(BIN)/dcae train-codec --photos data/photographs/train --out results/codec/photographs
 	$(BIN)/python bench/rd.py
+	$(BIN)/python bench/photographs.py
 	$(BIN)/python bench/picture.py
 	$(BIN)/python tools/results_page.py
 
-nightly: $(READY)  ## what takes too long for every change: 100,000 damaged streams
+nightly: $(READY)  ## what takes too long for every change: 100,000 forged streams
 	DCAE_FUZZ=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/codec
 
 bench: $(READY)  ## measure speeds (downloads CIFAR-10), and write results/bench/*.json

@@ -1,14 +1,16 @@
 """Measure the speed of the codec, Pillow's AVIF and WebP, in turns on one thread."""
 
+import resource
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import get_context
 
 import torch
-from harness import here, in_turns, one_thread, parser, photo, save
+from harness import here, in_turns, one_thread, parser, photo, save, seconds
 from torch import Tensor
 
 from dcae_lib import Codec, load_images, to_model
-from dcae_lib.codec.baselines import decode, encode
+from dcae_lib.codec.compare import decode, encode
 from dcae_lib.metrics import psnr
 
 
@@ -50,6 +52,18 @@ def one_photo(codec: Codec, x: Tensor, rounds: int) -> dict[str, dict[str, float
     }
 
 
+def large() -> dict[str, float]:
+    """Return seconds for 4000×3000 pixels, mirrored copies of a photo, and the process's peak memory in GiB."""
+    one_thread()
+    codec, x = Codec.from_pretrained(), photo("astronaut")
+    x = torch.cat([x, x.flip(2)], 2).repeat(1, 6, 4)[:, :3000, :4000]
+    files: list[bytes] = []
+    there = seconds(lambda: files.append(codec.compress(x, 50)))
+    back = seconds(lambda: codec.decompress(files[0]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return dict(compress=there, decompress=back, gib=peak)
+
+
 def main(arguments: list[str] | None = None) -> None:
     options = parser(__doc__, "codec", rounds=5).parse_args(arguments)
     one_thread()
@@ -57,7 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
     record = dict(
         images=speed(codec, images, options.rounds),
         photo_512=one_photo(codec, photo("astronaut"), options.rounds),
+        effort={effort: seconds(partial(codec.compress, photo("astronaut"), 50, effort)) for effort in (1, 2)},
     )
+    with get_context("spawn").Pool(1) as alone:  # a process that has used no memory before
+        record["photo_12_mp"] = alone.apply(large)
     save(options.out, record | here())
 
 

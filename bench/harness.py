@@ -95,3 +95,11 @@ def constant_bytes(files: list[bytes]) -> int:
     front, back = ((array == array[0]).all(0) for array in arrays)
     # Bytes before k are compared from the start, the others from the end, so that none counts twice.
     return max(int(front[:k].sum() + back[k:].sum()) for k in range(n + 1))
+
+
+def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
+    """Undo `dcae_lib.tiles.cut`, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
+    C, side = tiles.shape[1:3]
+    rows, columns = -(-H // side), -(-W // side)
+    x = tiles.view(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(B, C, rows * side, columns * side)[:, :, :H, :W]

@@ -5,14 +5,16 @@ those of whole files, which were written, read back and decoded. data/get_photos
 """
 
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import fmean
 
 import matplotlib.pyplot as plt
 import torch
-from harness import PHOTOS, RESULTS, here, one_thread, parser, photo, save
+from harness import PHOTOS, RESULTS, here, join, one_thread, parser, photo, save
 from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
@@ -20,16 +22,16 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor
 from tqdm import tqdm
 
 from dcae_lib import Codec, plots, to_model
-from dcae_lib.codec.baselines import decode, encode
-from dcae_lib.codec.compare import bd_rate
+from dcae_lib.codec.compare import bd_rate, decode, encode
+from dcae_lib.codec.refine import STEPS
 from dcae_lib.metrics import psnr, ssim
-from dcae_lib.tiles import cut, join
+from dcae_lib.tiles import cut
 
 FOLDER = RESULTS.parent / "data" / "photographs" / "test"
 SIDE = 768  # pixels of the longer side on which rate and distortion are measured
 RANGE = 26.0, 36.0  # dB, of the BD-rates, or what of it both curves span
 QUALITIES = {"AVIF": range(4, 92, 8), "WebP": range(0, 98, 7), "JPEG": range(3, 96, 8)}
-OURS = {0: range(0, 101, 10), 1: range(0, 101, 20), 2: range(0, 101, 20)}  # by effort
+EFFORT_QUALITIES = range(15, 96, 20)  # of ours at efforts 1 and 2, which take minutes each
 METRICS = "psnr", "ms_ssim"
 SIDES = 64, 128, 256, 512, 1024  # of the squares that show whether the size matters; 1024: 512×1024 in one piece
 QUALITY = 40  # of those
@@ -67,23 +69,39 @@ def curve(x: Tensor, qualities: Iterable[int], write: Callable, read: Callable) 
     return [point(x, q, data := write(x, q), read(data)) for q in qualities]
 
 
+def on_all_cores(of: Callable[[Tensor], dict]) -> dict[str, dict]:
+    """Return {photograph: of(photograph)}, computed for a photograph per core at a time."""
+    pictures = photographs()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(pictures, tqdm(pool.map(of, pictures.values()), total=len(pictures))))
+
+
 def curves(codec: Codec) -> dict[str, dict[str, list[dict]]]:
     """Return the curve of each photograph with each codec: {photograph: {codec: points}}."""
-    found = {}
-    for name, x in tqdm(photographs().items()):
-        others = {other: curve(x, q, partial(encode, other), decode) for other, q in QUALITIES.items()}
-        ours = {
-            f"DCAE {effort}": curve(x, q, partial(codec.compress, effort=effort), codec.decompress)
-            for effort, q in OURS.items()
+
+    def curves_of(x: Tensor) -> dict[str, list[dict]]:
+        ours = {"DCAE 0": curve(x, range(0, 101, 10), codec.compress, codec.decompress)}
+        return ours | {other: curve(x, q, partial(encode, other), decode) for other, q in QUALITIES.items()}
+
+    return on_all_cores(curves_of)
+
+
+def effort(codec: Codec) -> dict[str, dict[str, list[dict]]]:
+    """Return the curve of each photograph at each effort beyond 0: {photograph: {"DCAE 1": points, …}}."""
+
+    def curves_of(x: Tensor) -> dict[str, list[dict]]:
+        return {
+            f"DCAE {k}": curve(x, EFFORT_QUALITIES, partial(codec.compress, effort=k), codec.decompress)
+            for k in range(1, len(STEPS))
         }
-        found[name] = ours | others
-    return found
+
+    return on_all_cores(curves_of)
 
 
 def bd_rates(found: dict, metric: str) -> dict[str, dict[str, dict[str, float]]]:
     """Return {ours: {other: {photograph: percent}}}, and under "mean" the mean over photographs."""
     table: dict = {}
-    for ours in (f"DCAE {effort}" for effort in OURS):
+    for ours in sorted({codec for of in found.values() for codec in of if codec.startswith("DCAE")}):
         for other in QUALITIES:
             row = {}
             for name, of in found.items():
@@ -135,7 +153,7 @@ def gallery(codec: Codec) -> dict[str, dict]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    everything = dict(curves=curves, sizes=sizes, gallery=gallery)
+    everything = dict(curves=curves, effort=effort, sizes=sizes, gallery=gallery)
     command = parser(__doc__, "photographs")
     command.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(everything)}", default=everything)
     options = command.parse_args(arguments)
@@ -145,13 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
     record["range"] = RANGE
     for name in options.parts:
         record[name] = everything[name](codec)
-        if name == "curves":
-            record["bd_rate"] = {metric: bd_rates(record["curves"], metric) for metric in METRICS}
-            print(
-                json.dumps(
-                    {o: {k: round(v["mean"], 1) for k, v in r.items()} for o, r in record["bd_rate"]["psnr"].items()}
-                )
-            )
+        both = {photo: of | record.get("effort", {}).get(photo, {}) for photo, of in record["curves"].items()}
+        record["bd_rate"] = {metric: bd_rates(both, metric) for metric in METRICS}
         save(options.out, record | here())
 
 

@@ -15,16 +15,15 @@ import imagecodecs
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from harness import RESULTS, constant_bytes, here, one_thread, save
+from harness import RESULTS, constant_bytes, here, join, one_thread, save
 from PIL import features
 from torch import Tensor
 
 from dcae_lib import Codec, load_images, to_model
-from dcae_lib.codec.baselines import SETTINGS, decode, encode
-from dcae_lib.codec.compare import bd_rate, draw_curves
+from dcae_lib.codec.compare import SETTINGS, bd_rate, decode, draw_curves, encode
 from dcae_lib.metrics import psnr, ssim
 from dcae_lib.plots import WIDTH, use_style
-from dcae_lib.tiles import cut, join
+from dcae_lib.tiles import cut
 
 OUT = RESULTS / "full" / "codec.json"
 RANGE = 26.0, 34.0  # dB, of the BD-rates

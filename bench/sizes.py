@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from harness import WIDTHS, here, one_thread, parser, photo, save
+from harness import WIDTHS, here, join, one_thread, parser, photo, save
 from PIL import Image
 from runs import folder
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from dcae_lib import DCAE, TrainConfig, to_model, train
 from dcae_lib.explore.latents import frozen_norms
 from dcae_lib.scale.stream import stream_images
-from dcae_lib.tiles import cut, join, reconstruct
+from dcae_lib.tiles import cut, reconstruct
 
 SIDES = (32, 64, 128, 256, 512)
 REGIONS = {"astronaut": (512, 512), "cat": (256, 256), "coffee": (256, 512)}  # whole pieces of every side that fits

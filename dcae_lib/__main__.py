@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ from safetensors import SafetensorError
 
 from .codec import command
 from .codec.model import RateModel
-from .codec.train import PRESET, estimate, train_codec
+from .codec.photos import SIDES
+from .codec.train import PRESET, codec_images, estimate, train_codec
 from .config import PRESETS, TrainConfig
 from .data import DataError
 from .device import best_device
-from .files import resource, user_path
+from .files import resource
 from .loop import State, evaluate
 from .model import DCAE
-from .runs.progress import NonFiniteLoss
 from .runs.record import compare, read_record, refuse_another, table
 from .scale.parallel import StoppedElsewhere, processes, rank0_first
+from .scale.stream import WORKERS
 from .training import images_of, keep_pictures, train
 
 OPTIONS: dict[str, tuple[type, str]] = {
@@ -47,18 +49,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dcae", description="A deep convolutional autoencoder, and its codec.")
     commands = parser.add_subparsers(dest="command", required=True)
     resumes = "The same command after a kill or Ctrl-C resumes."
-    trains = add_command(commands, "train", f"Train a DCAE. {resumes}", run_train, *OPTIONS)
+    trains = add_command(commands, "train", f"Train a DCAE. {resumes}", *OPTIONS)
     trains.add_argument("--preset", default="tuned", choices=PRESETS, help="starting point (default: %(default)s)")
     crop = "train on random squares of these sides, in pixels, from a folder or tar shards read while training"
     trains.add_argument("--crop", type=int, nargs="+", metavar="SIDE", help=crop)
-    trains.add_argument("--workers", type=int, help="with --crop, processes that read; the weights do not depend on it")
+    workers = "with --crop, processes that read; the weights do not depend on it (default: %(default)s)"
+    trains.add_argument("--workers", type=int, help=workers)
     trains.add_argument("--model", type=JSON, help="""arguments of DCAE(...) in JSON: '{"shortcut": "direct"}'""")
     text = f"Train the model of the codec, from a recorded DCAE on. {resumes}"
-    trains = add_command(commands, "train-codec", text, run_train_codec, "dataset", "epochs", "seed", "device")
-    trains.add_argument("--photos", help="folder of photographs, crops of which are mixed in (data/get_photos.py)")
+    trains = add_command(commands, "train-codec", text, "dataset", "epochs", "seed", "device")
+    trains.add_argument("--photos", help="folder of photographs to train on instead (data/get_photos.py)")
     text = "Evaluate trained weights on the test images of their record, and compare the metrics."
     verifies = commands.add_parser("verify", help=text, description=text)
-    verifies.set_defaults(run=lambda options: print(table(verify(user_path(options.folder), options.device))))
+    verifies.set_defaults(run=lambda options: print(table(verify(Path(options.folder).expanduser(), options.device))))
     verifies.add_argument("folder", nargs="?", type=Path, default=resource("recorded"), help="default: recorded run")
     verifies.add_argument("--device", help=OPTIONS["device"][1])
     command.add_commands(commands)
@@ -69,9 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     return guarded(lambda: options.run(options) or 0)
 
 
-def add_command(commands, name: str, text: str, run: Callable, *names: str) -> argparse.ArgumentParser:
+def add_command(commands, name: str, text: str, *names: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text.split(".")[0], description=text)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_training, workers=WORKERS)
     parser.add_argument("--out", required=True, help="folder for the model, history.json and, meanwhile, checkpoints")
     for option in names:
         parser.add_argument(f"--{option}", type=OPTIONS[option][0], help=OPTIONS[option][1])
@@ -82,29 +85,24 @@ def JSON(text: str) -> Any:  # argparse names it: "invalid JSON value"
     return json.loads(text)
 
 
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of TrainConfig that the command names."""
-    return {f.name: value for f in fields(TrainConfig) if (value := getattr(options, f.name, None)) is not None}
-
-
-def run_train(options: argparse.Namespace) -> int:
+def run_training(options: argparse.Namespace) -> int:
+    """Train a DCAE or the codec, say on rank 0 how it ended, and return the exit status."""
+    settings = {f.name: value for f in fields(TrainConfig) if (value := getattr(options, f.name, None)) is not None}
     with processes(options.device) as (parallel, _):
-        config = TrainConfig.preset(options.preset, **settings(options))
-        parallel.on_rank0(lambda: refuse_another(config, options.out))
-        splits = rank0_first(parallel, lambda: images_of(config, options.workers))
-        return report(train(config, options.out, splits, keep_pictures(options.out, splits.test)), options.out)
-
-
-def run_train_codec(options: argparse.Namespace) -> int:
-    with processes(options.device) as (parallel, _):
-        config = TrainConfig(**PRESET | dict(dataset="cifar10") | settings(options))
-        parallel.on_rank0(lambda: refuse_another(config, options.out))
-        splits = rank0_first(parallel, lambda: images_of(config))
-        return report(train_codec(config, options.out, splits, photos=options.photos), options.out)
-
-
-def report(state: State, out: str) -> int:
-    """Say on rank 0 how a training ended; return the exit status."""
+        of_codec, out = options.command == "train-codec", options.out
+        if of_codec:
+            photos = dict(dataset=options.photos, crop=SIDES) if options.photos else {}
+            config = TrainConfig(**dict(dataset="cifar10") | PRESET | settings | photos)
+        else:
+            config = TrainConfig.preset(options.preset, **settings)
+        parallel.on_rank0(lambda: refuse_another(config, out))
+        load = codec_images if of_codec else partial(images_of, workers=options.workers)
+        splits = rank0_first(parallel, lambda: load(config))
+        state: State[Any]
+        if of_codec:
+            state = train_codec(config, out, splits)
+        else:
+            state = train(config, out, splits, keep_pictures(out, splits.test))
     if RANK0 and state.stop:
         print(f"interrupted in epoch {len(state.history) + 1}; the same command resumes there", file=sys.stderr)
     elif RANK0:
@@ -119,15 +117,10 @@ def guarded(run: Callable[[], int]) -> int:
         return run()
     except StoppedElsewhere:
         return 1
-    except (DataError, NonFiniteLoss, OSError, SafetensorError, TypeError, ValueError) as error:
-        met_by_all = isinstance(error, (NonFiniteLoss, TypeError, ValueError))
+    except (DataError, FloatingPointError, OSError, SafetensorError, TypeError, ValueError) as error:
+        met_by_all = isinstance(error, (FloatingPointError, TypeError, ValueError))
         if RANK0 or not (met_by_all and dist.is_initialized()):
             print(error, file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        print(f"a process that reads images ended ({error}); if memory is short, use fewer --workers", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # in a training the second one, or before or after it
         print("interrupted; every file is complete, and a training resumes from its last checkpoint", file=sys.stderr)
@@ -143,7 +136,8 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     of_codec = b'"hidden"' in (folder / "config.json").read_bytes()
     model = (RateModel if of_codec else DCAE).from_pretrained(folder).to(best_device(device))
     record = read_record(folder)
-    test = images_of(TrainConfig(record["config"]["dataset"], tuple(record["config"].get("crop", ())))).test
+    config = TrainConfig(record["config"]["dataset"], record["config"].get("crop", ()))
+    test = (codec_images if of_codec else images_of)(config).test
     return compare(record, test, model, estimate if of_codec else evaluate, 2e-3 if of_codec else 1e-4)
 
 

@@ -2,14 +2,11 @@
 
 import math
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from .data import pixel_sizes
-from .files import plain
 from .soap import SOAP
 
 
@@ -33,9 +30,7 @@ class TrainConfig:
     device: str | None = None  # None: DCAE_DEVICE, else CUDA, else MPS, else CPU
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, plain(value))
-        object.__setattr__(self, "crop", pixel_sizes("crop", self.crop))
+        object.__setattr__(self, "crop", (self.crop,) if isinstance(self.crop, int) else tuple(self.crop))
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             if not isinstance(value := getattr(self, name), int) or not least <= value < 2**63:
                 raise ValueError(f"{name} must be a whole number, {least} or more and below 2⁶³, got {value!r}")
@@ -48,13 +43,9 @@ class TrainConfig:
 
     @classmethod
     def preset(cls, name: str, **changes) -> "TrainConfig":
-        """Return the preset "tuned" or "document" with changes, in `model` of single arguments; else ValueError."""
-        if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        preset = deepcopy(PRESETS[name])
-        if isinstance(changes.get("model"), dict):
-            changes["model"] = preset["model"] | changes["model"]
-        return cls(**preset | changes)
+        """Return the preset "tuned" or "document" with changes, in `model` of single arguments."""
+        preset = PRESETS[name]
+        return cls(**preset | changes | dict(model=preset["model"] | changes.get("model", {})))
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .data import read_picture
-from .files import CLONE, plain, resource, user_path
+from .files import CLONE, resource
 from .plots import use_style
 
 PROFILES = {"quick": "sample", "full": "cifar10"}  # profile: data set
@@ -27,7 +27,8 @@ class Lesson(NamedTuple):
 
     def record(self, **numbers: float) -> None:
         """Write measured numbers to `<out>/<name>.json`, where `make results` and the tests read it."""
-        (self.out / f"{self.name}.json").write_text(json.dumps(plain(numbers), indent=1) + "\n")
+        text = json.dumps(numbers, indent=1, default=lambda x: x.tolist())  # of NumPy and PyTorch
+        (self.out / f"{self.name}.json").write_text(text + "\n")
 
 
 def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
@@ -35,13 +36,11 @@ def begin(name: str, profile: str = "quick", out: str = "") -> Lesson:
 
     Quick notebooks use the embedded sample and one thread, so that their stored outputs repeat on other machines.
     """
-    if profile not in PROFILES:
-        raise ValueError(f'profile must be "quick" or "full", got {profile!r}')
     if profile == "quick":
         torch.set_num_threads(1)
     torch.manual_seed(0)
     use_style()
-    folder = user_path(out) if out else (CLONE or Path.cwd()) / "results" / profile
+    folder = Path(out).expanduser() if out else (CLONE or Path.cwd()) / "results" / profile
     folder.mkdir(parents=True, exist_ok=True)
     return Lesson(name, profile, PROFILES[profile], folder)
 

@@ -1,9 +1,8 @@
-"""The package's own files, paths that users name, and files written whole or not at all."""
+"""The package's own files, and files written whole or not at all."""
 
 import os
 import secrets
 from pathlib import Path
-from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 CLONE = None if (PACKAGE / "shipped").is_dir() else PACKAGE.parent
@@ -12,7 +11,8 @@ IN_CLONE = {  # in a wheel, pyproject.toml packs them as dcae_lib/shipped/<name>
     "sample": "data/sample",
     "photos": "data/photos",
     "recorded": "results/full",  # the 40-epoch run
-    "codec_weights": "results/codec",
+    "photographs": "results/codec/photographs",  # the codec's networks
+    "thumbnails": "results/codec/thumbnails",
     "runs": "results/runs",  # other runs
     "bench": "results/bench",  # what bench/ measured
 }
@@ -21,20 +21,6 @@ IN_CLONE = {  # in a wheel, pyproject.toml packs them as dcae_lib/shipped/<name>
 def resource(name: str) -> Path:
     """Return the folder of one of the names in IN_CLONE."""
     return CLONE / IN_CLONE[name] if CLONE else PACKAGE / "shipped" / name
-
-
-def user_path(path: str | Path) -> Path:
-    """Return a path with `~` expanded."""
-    return Path(path).expanduser()
-
-
-def plain(settings: Any) -> Any:
-    """Return settings with NumPy's and PyTorch's numbers as Python's, the only ones that JSON holds."""
-    if isinstance(settings, dict):
-        return {name: plain(value) for name, value in settings.items()}
-    if isinstance(settings, list | tuple):
-        return type(settings)(map(plain, settings))
-    return settings.tolist() if hasattr(settings, "tolist") else settings
 
 
 def write_whole(files: dict[Path, bytes]) -> None:

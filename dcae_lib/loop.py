@@ -53,8 +53,6 @@ class State(Generic[M]):
     @property
     def metrics(self) -> dict[str, float]:
         """The test metrics of the last epoch: those of `evaluate`, or of the codec's `estimate`."""
-        if not self.history:
-            raise RuntimeError("no epoch of this run is complete; evaluate(run.model, ...) makes metrics")
         others = ("epoch", f"train_{self.task.name}", "seconds", "images_per_second")
         return {name: value for name, value in self.history[-1].items() if name not in others}
 

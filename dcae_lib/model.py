@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from .blocks import SHORTCUTS, DownBlock, MiddleStage, NormActConv, UpBlock
-from .files import plain, resource, user_path, write_whole
+from .blocks import DownBlock, MiddleStage, NormActConv, UpBlock
+from .files import resource, write_whole
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,7 +68,7 @@ class DCAE(nn.Module):
         channels = tuple(channels)
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config: dict[str, Any] = plain(settings)
+        self.config: dict[str, Any] = settings
         _check_config(**self.config)
         self.factor = 4 ** (len(channels) - 1)
         self.encoder = Encoder(channels, latent_channels, shortcut, groups, dropout, stage_dropout, zero_init)
@@ -93,7 +93,7 @@ class DCAE(nn.Module):
 
     def save_pretrained(self, folder: str | Path, **metadata: str) -> Path:
         """Write `pretrained_files` into a folder, made if needed, both or neither; return the folder."""
-        folder = user_path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         write_whole({folder / name: data for name, data in pretrained_files(self, **metadata).items()})
         return folder
@@ -109,13 +109,14 @@ class DCAE(nn.Module):
 
 def pretrained_files(model: nn.Module, **metadata: str) -> dict[str, bytes]:
     """Return the "model.safetensors", with metadata in its header, and "config.json" of a model that has a `config`."""
-    weights = save({name: value.contiguous() for name, value in model.state_dict().items()}, metadata)
+    stored = getattr(model, "stored", None)  # the type in which a model wants its weights stored, if not as they are
+    weights = save({name: value.to(stored).contiguous() for name, value in model.state_dict().items()}, metadata)
     return {"model.safetensors": weights, "config.json": (json.dumps(model.config, indent=1) + "\n").encode()}
 
 
 def load_pretrained(kind: type[M], folder: str | Path) -> M:
     """Load a model of this kind, in float32 and evaluation mode, from a folder with the files of `pretrained_files`."""
-    folder = user_path(folder)
+    folder = Path(folder).expanduser()
     try:
         with torch.device("meta"):  # draws no random numbers
             model = kind(**json.loads((folder / "config.json").read_text()))
@@ -131,13 +132,9 @@ def _check_floats(x: Tensor, channels: int, name: str) -> None:  # reads no valu
         raise ValueError(f"{name} must be floats [B, {channels}, H, W], got {x.dtype} {list(x.shape)}; {hint}")
 
 
-def _check_config(channels, latent_channels, shortcut, groups, up_kernel, **_) -> None:
+def _check_config(channels, latent_channels, shortcut, **_) -> None:
     if len(channels) < 2 or min(channels) < 1 or latent_channels < 1:
         raise ValueError(f"channels must be two or more positive widths, got {channels} (latent {latent_channels})")
-    if shortcut not in SHORTCUTS:
-        raise ValueError(f"shortcut must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
-    if groups < 1 or up_kernel not in (2, 3, 4):
-        raise ValueError(f"groups must be 1 or more and up_kernel 2, 3 or 4, got {groups} and {up_kernel}")
     for i, o in pairwise(channels):
         if (shortcut == "pool" and (4 * i % o or o % 4)) or (shortcut == "direct" and 16 * i % o):
             raise ValueError(f'shortcut="{shortcut}" cannot go from {i} to {o} channels; doubling them always works')

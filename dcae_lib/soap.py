@@ -43,7 +43,6 @@ class SOAP(torch.optim.Optimizer):
         max_precondition_dim: int = 10000,
     ):
         settings = {name: value for name, value in locals().items() if name not in ("self", "params", "__class__")}
-        check(settings)
         super().__init__(params, settings)
 
     @torch.no_grad()
@@ -93,11 +92,7 @@ class SOAP(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take over a `state_dict()` of the same weights, in its own precision. ValueError if it is no SOAP's."""
-        for group in state_dict["param_groups"]:
-            if "precondition_frequency" not in group:
-                raise ValueError("this is not the state of a SOAP; make the optimizer that it belongs to")
-            check(group)
+        """Take over a `state_dict()` of the same weights, in its own precision."""
         super().load_state_dict(state_dict)
         self._live = []
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
@@ -109,11 +104,10 @@ class SOAP(torch.optim.Optimizer):
 
 def check(group: dict) -> None:
     """Raise ValueError for settings that cannot work."""
-    betas = {"betas[0]": group["betas"][0], "betas[1]": group["betas"][1], "shampoo_beta": group["shampoo_beta"] or 0.0}
-    for name, value in dict(lr=group["lr"], weight_decay=group["weight_decay"], **betas).items():
-        end = 1 if name in betas else math.inf
-        if not 0 <= value < end:
-            raise ValueError(f"{name} must be in [0, {end}), got {value}")
+    if not all(0 <= group[name] < math.inf for name in ("lr", "weight_decay")):
+        raise ValueError(f"lr and weight_decay must be in [0, inf), got {group['lr']} and {group['weight_decay']}")
+    if not all(0 <= beta < 1 for beta in (*group["betas"], group["shampoo_beta"] or 0.0)):
+        raise ValueError(f"betas and shampoo_beta must be in [0, 1), got {group['betas']} and {group['shampoo_beta']}")
     if not torch.finfo(torch.float32).tiny < group["eps"] < math.inf:
         raise ValueError(f"eps must be above 0 in float32, got {group['eps']}: no gradient would mean a step of 0/0")
     for name in ("precondition_frequency", "max_precondition_dim"):

@@ -1,4 +1,4 @@
-"""Pictures of any size through a network that was trained on small ones: cut into tiles, joined or blended."""
+"""Pictures of any size through a network that was trained on small ones: cut into tiles, or blended."""
 
 from collections.abc import Callable
 
@@ -17,26 +17,16 @@ def cut(x: Tensor, side: int, mode: str) -> Tensor:
     return _windows(x, side, side)
 
 
-def join(tiles: Tensor, B: int, H: int, W: int) -> Tensor:
-    """Undo `cut`, padding included: [B·rows·columns, C, side, side] → [B, C, H, W]."""
-    C, side = tiles.shape[1:3]
-    rows, columns = -(-H // side), -(-W // side)
-    x = tiles.view(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(B, C, rows * side, columns * side)[:, :, :H, :W]
-
-
 @torch.no_grad()
 def reconstruct(model: nn.Module, x: Tensor, tile=TILE, overlap=OVERLAP, after_row=None) -> Tensor:
     """Encode and decode a picture of any size in tiles of the size that the model knows: [3, H, W] → [3, H, W].
 
     Each tile stands alone, so the norms see what they saw in training. Neighbours fade into each other in a seam
     `overlap` pixels wide; beyond its edges the picture is repeated. `after_row` is called with the fraction completed.
-    Pixels in [-1, 1], on any device. The model must be in evaluation mode. ValueError for sizes that do not fit.
+    Pixels in [-1, 1], on any device. The model must be in evaluation mode.
     """
     if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
         raise ValueError(f"expected one picture [3, H, W], got shape {list(x.shape)}")
-    if tile < 1 or not 0 <= overlap <= tile // 2:
-        raise ValueError(f"tile must be 1 or more and overlap 0 to {tile // 2}, got {tile} and {overlap}")
     H, W = x.shape[1:]
     step = tile - overlap
     right, below = (overlap + -(side + overlap) % step for side in (W, H))

@@ -7,18 +7,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from . import metrics
 from .config import TrainConfig
 from .data import ImageSet, Splits, load_images, to_model, to_uint8
-from .files import PACKAGE, user_path
+from .files import PACKAGE
 from .loop import Hook, SingleProcess, State, Task, evaluate, fit
 from .model import DCAE, M
 from .runs.checkpoint import Checkpoint
-from .runs.interrupt import Interrupt
-from .runs.progress import NonFiniteLoss, Progress
+from .runs.progress import Interrupt, Progress
 from .runs.record import Record, save_run
 from .scale.graph import Graphs
 from .scale.parallel import processes, rank0_first
@@ -42,30 +39,19 @@ def train(
     Under `torchrun` each process takes its part of every batch of config.batch_size, and all end with the same
     weights, bit for bit; rank 0 alone writes, shows the bar and calls `after_epoch`.
 
-    Raises NonFiniteLoss within 50 steps of a loss or gradient that is NaN or infinite; ValueError if `out` has
-    checkpoints of another training (a finished one is replaced), or for crops that are no multiple of the model's
-    factor or below 11 pixels, the window of SSIM; OSError if a checkpoint cannot be written.
+    Raises FloatingPointError within 50 steps of a loss or gradient that is NaN or infinite; ValueError if `out` has
+    checkpoints of another training (a finished one is replaced); OSError if a checkpoint cannot be written.
     """
-
-    def build() -> DCAE:
-        model = DCAE(**config.model).float()  # whatever torch's default is
-        for side in config.crop:
-            if side % model.factor or side < metrics.WINDOW:
-                raise ValueError(f"crops must be multiples of {model.factor}, {metrics.WINDOW} or more, got {side}")
-        return model
-
-    def l1(model: nn.Module, x: Tensor) -> Tensor:
-        return F.l1_loss(model(x), x)
-
-    card = PACKAGE / "runs" / "card.md"
-    return run_task(Task("l1", build, l1, evaluate), card, config, out, splits, after_epoch, save_every)
+    # In float32, whatever torch's default is.
+    task = Task("l1", lambda: DCAE(**config.model).float(), lambda model, x: F.l1_loss(model(x), x), evaluate)
+    return run_task(task, PACKAGE / "runs" / "card.md", config, out, splits, after_epoch, save_every)
 
 
 def run_task(
     task: Task[M], card: Path, config: TrainConfig, out: Out, splits, after_epoch: Call, save_every=60.0, **more: str
 ) -> State[M]:
     """Run the loop for a task as `train` does, and save the run with this card, and with more facts in its record."""
-    out = out and user_path(out)
+    out = out and Path(out).expanduser()
     with processes(config.device) as (several, device):
         graphed = device.type == "cuda" and several.size == 1 and config.optimizer == "SOAP"
         parallel = Graphs() if graphed else several
@@ -79,11 +65,7 @@ def run_task(
             hooks.append(checkpoint)
         hooks += [Record(parallel), Progress(parallel)]
         hooks += [Callback(after_epoch, parallel)] if after_epoch else []
-        try:
-            state = fit(task, config, splits, hooks, parallel, device)
-        except FloatingPointError as error:
-            advice = "lower the learning rate, warm up for longer, or look for broken images"
-            raise NonFiniteLoss(f"{error}; {advice}") from error
+        state = fit(task, config, splits, hooks, parallel, device)
         if out and checkpoint and len(state.history) == config.epochs:
             parallel.on_rank0(lambda: save_run(state, splits, out, card, **more))
             parallel.on_rank0(checkpoint.delete)
@@ -100,12 +82,10 @@ class Callback(Hook):
         self.parallel.on_rank0(lambda: self.call(state) and None)  # other ranks need no result
 
 
-def images_of(config: TrainConfig, workers: int | None = None) -> Splits:
+def images_of(config: TrainConfig, workers: int = WORKERS) -> Splits:
     """Return the images that a config names: all in memory, or with `crop` streamed by `workers` processes."""
     if config.crop:
-        return stream_images(config.dataset, config.crop, WORKERS if workers is None else workers)
-    if workers is not None:
-        raise ValueError("--workers read images while the network trains: add --crop, or leave --workers out")
+        return stream_images(config.dataset, config.crop, workers)
     return load_images(config.dataset)
 
 
@@ -114,7 +94,7 @@ def keep_pictures(out: str | Path, test: ImageSet, count: int = 10) -> Callable[
 
     One row of pictures per file, the originals in `00.png`; of all epochs, those in EPOCHS_SHOWN and the last.
     """
-    folder, originals = user_path(out) / "epochs", test.images[:count]
+    folder, originals = Path(out).expanduser() / "epochs", test.images[:count]
 
     @torch.no_grad()
     def keep(state: State[DCAE]) -> None:

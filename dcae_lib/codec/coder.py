@@ -64,26 +64,17 @@ def coded(y: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray]:
 
     Integers [N, C, h, w] → two arrays [N, h·w, C].
     """
-    N, C, h, w = y.shape
-    images = max(1, BATCH // (h * w))
-    parts = [[_coded(*band, context) for band in _bands(part)] for part in y.split(images)]
-    joined = [[np.concatenate(arrays, 1) for arrays in zip(*bands)] for bands in parts]
-    residual, row = (np.concatenate(arrays) for arrays in zip(*joined))
-    return residual, row
-
-
-def _bands(y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut images into bands of rows that are predicted together, and yield each with the padding it needs."""
     h, w = y.shape[2:]
-    padded, rows = pad(y), max(1, BATCH // w)
-    for top in range(0, h, rows):
-        yield y[:, :, top : top + rows], padded[:, :, top : top + rows + ROWS - 1].double()
-
-
-def _coded(y: Tensor, padded: Tensor, context: IntegerContext) -> tuple[np.ndarray, np.ndarray]:
-    mean, scale = context.predict(padded)
-    residual = y.flatten(2).mT.int() - (mean // STEPS).int()
-    return residual.numpy(), (scale * STEPS + mean % STEPS).short().numpy()
+    images, rows, parts = max(1, BATCH // (h * w)), max(1, BATCH // w), []
+    for part in y.split(images):
+        padded, bands = pad(part), []
+        for top in range(0, h, rows):  # rows that are predicted together, with the padding they need
+            mean, scale = context.predict(padded[:, :, top : top + rows + ROWS - 1].double())
+            residual = part[:, :, top : top + rows].flatten(2).mT.int() - (mean // STEPS).int()
+            bands.append((residual.numpy(), (scale * STEPS + mean % STEPS).short().numpy()))
+        parts.append([np.concatenate(arrays, 1) for arrays in zip(*bands)])
+    residuals, table_rows = (np.concatenate(arrays) for arrays in zip(*parts))
+    return residuals, table_rows
 
 
 def costs(y: Tensor, context: IntegerContext) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..data import DataError, as_png, read_picture, to_model
-from ..files import user_path, write_whole
+from ..files import write_whole
 from ..metrics import psnr
 from .codec import Codec
 
@@ -28,14 +28,14 @@ def add_commands(commands) -> None:
         parser.add_argument("--model", help="folder with the codec's weights (default: the shipped ones)")
         if name == "compress":
             parser.add_argument("--quality", type=int, default=50, metavar="0..100", help="default: %(default)s")
-            effort = "1 and 2 look for fewer bytes, for half a minute and two per 512×512 pixels (default: %(default)s)"
+            effort = "1 and 2 look for fewer bytes, for half a minute or more per 512×512 pixels (default: %(default)s)"
             parser.add_argument("--effort", type=int, default=0, choices=(0, 1, 2), help=effort)
         parser.set_defaults(run=partial(_run, parser, name))
 
 
 def _run(parser: ArgumentParser, name: str, options: Namespace) -> int:
     convert, suffix = (_compress, ".dcae") if name == "compress" else (_decompress, ".png")
-    files, out = [user_path(file) for file in options.files], user_path(options.out)
+    files, out = [Path(file).expanduser() for file in options.files], Path(options.out).expanduser()
     targets = [out / f"{file.stem}{suffix}" for file in files]
     target, count = Counter(targets).most_common(1)[0]
     if count > 1:

@@ -29,8 +29,6 @@ class ContextModel(nn.Module):
 
     def __init__(self, channels: int = 16, groups: int = 4, hidden: int = 96, anchors: int = ANCHORS):
         super().__init__()
-        if channels % groups:
-            raise ValueError(f"groups must divide the {channels} channels, got {groups}")
         self.channels, self.size = channels, channels // groups
         inputs = [SITES * (channels + 1) + g * self.size for g in range(groups)]
         self.first = nn.ModuleList(nn.Linear(i, hidden) for i in inputs)

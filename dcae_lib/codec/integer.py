@@ -1,6 +1,11 @@
 """The context model in integers: the same probabilities on every machine, or bytes could not be decoded."""
 
+from functools import cache
+from pathlib import Path
+
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .context import COLUMNS, LOG_SCALES, RADIUS, ROWS, SCALES, SITES, SLOPE, STEPS, ContextModel, windows
@@ -18,9 +23,8 @@ class IntegerContext:
     Ballé, Johnston and Minnen 2019, "Integer networks for data compression with latent-variable models".
     """
 
-    def __init__(self, model: ContextModel, tables: Tensor, quality: int):
-        self.channels, self.size = model.channels, model.size
-        self.tables = tables.cpu().view(-1, 2 * RADIUS + 1).float().numpy()  # a row per scale and fraction
+    def __init__(self, model: ContextModel, quality: int):
+        self.channels, self.size, self.tables = model.channels, model.size, tables()
         position = quality * (len(model.quality) - 1)  # in hundredths of the distance between two anchors
         low = min(position // 100, len(model.quality) - 2)
         part = position - 100 * low
@@ -65,6 +69,13 @@ class IntegerContext:
         groups = [self(g, part, site[:, : g * self.size]) for g, part in enumerate(seen)]
         mean, scale = (torch.cat(parts, 1).view(N, -1, self.channels) for parts in zip(*groups))
         return mean, scale
+
+
+@cache
+def tables() -> np.ndarray:
+    """Load what `logistic_tables` made once, since another machine might round it differently: a row for each table."""
+    stored = load_file(Path(__file__).with_name("tables.safetensors"))["tables"]
+    return stored.view(-1, 2 * RADIUS + 1).float().numpy()
 
 
 def _fixed(x: Tensor, bits: int) -> Tensor:

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..blocks import NormActConv, zero_
-from ..files import plain, resource
 from ..model import DCAE, load_pretrained
-from .context import ANCHORS, ContextModel, between_anchors, bits, logistic_tables
+from .context import ANCHORS, ContextModel, between_anchors, bits
 
 
 class ScaleShift(nn.Module):
@@ -71,12 +70,12 @@ class RateModel(nn.Module):
     **model   arguments of DCAE
     """
 
-    tables: Tensor
+    stored = torch.float16  # the type of the weights in files: rounding to it costs nothing that shows in the scores
 
     def __init__(self, hidden: tuple[int, ...] = (96, 48), **model):
         super().__init__()
         self.autoencoder = DCAE(**model)
-        self.config = dict(hidden=plain(hidden), **self.autoencoder.config)
+        self.config = dict(hidden=hidden, **self.autoencoder.config)
         channels, coarse = self.autoencoder.config["latent_channels"], range(len(hidden) - 1)
         self.contexts = nn.ModuleList(ContextModel(channels, hidden=n) for n in reversed(hidden))
         self.down, self.up = (nn.ModuleList(kind(channels) for _ in coarse) for kind in (Down, Up))
@@ -84,7 +83,6 @@ class RateModel(nn.Module):
         start = torch.linspace(-0.9, 3.0, ANCHORS)[None, :, None].repeat(len(hidden), 1, channels)
         start[:-1] += 1
         self.log_gain, self.log_inverse = nn.Parameter(start), nn.Parameter(-start)
-        self.register_buffer("tables", logistic_tables())  # stored: another machine might round them differently
         for unit in [*self.modules()]:
             for name, norm in unit.named_children():
                 if isinstance(norm, nn.GroupNorm):
@@ -112,9 +110,9 @@ class RateModel(nn.Module):
         self.autoencoder.load_state_dict(weights)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None) -> "RateModel":
-        """Load the weights in a folder, by default the shipped ones; see `Codec.from_pretrained`."""
-        return load_pretrained(cls, resource("codec_weights") if folder is None else folder)
+    def from_pretrained(cls, folder: str | Path) -> "RateModel":
+        """Load the weights in a folder; see `Codec.from_pretrained`."""
+        return load_pretrained(cls, folder)
 
     def quantise(self, z: Tensor, quality: Tensor) -> list[Tensor]:
         """Latents of the encoder [N, C, h, w] and qualities, [N] or [1] → latents of each level, coarsest first.

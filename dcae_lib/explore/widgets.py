@@ -46,10 +46,9 @@ class Explorer(widgets.VBox):
         try:
             self.draw()
             self.message.value = ""
-        except DataError as error:  # caused by the user: one line
-            self.message.value = f'<b style="color:{plots.RED}">{html.escape(str(error))}</b>'
-        except Exception:
-            self.message.value = f'<pre style="color:{plots.RED}">{html.escape(traceback.format_exc())}</pre>'
+        except Exception as error:  # a DataError is caused by the user: one line
+            text = str(error) if isinstance(error, DataError) else traceback.format_exc()
+            self.message.value = f'<pre style="color:{plots.RED}; white-space: pre-wrap">{html.escape(text)}</pre>'
 
     def set_all(self, **values) -> None:
         """Set all controls of each list, by name, to its value, then draw once."""

@@ -1,9 +1,8 @@
-"""Checkpoints that survive a kill: written whole or not at all, checked when read, never unpickled."""
+"""Checkpoints that survive a kill: written whole or not at all, never unpickled."""
 
 import hashlib
 import json
 import time
-import warnings
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +29,6 @@ class Checkpoint(Hook):
         data = {images.name: f"{len(images)} images, SHA-256 {images.sha256}" for images in self.splits}
         self.identity = dict(config=as_json(asdict(state.config)), data=data)
         self.parallel.on_rank0(lambda: self.folder.mkdir(parents=True, exist_ok=True))
-        self.parallel.on_rank0(lambda: set_damaged_aside(self.folder))
         if newest := checkpoints(self.folder)[:1]:
             tensors, record = load_checkpoint(newest[0])
             before, now = (kept["config"] | kept["data"] for kept in (record, self.identity))
@@ -61,20 +59,14 @@ class Checkpoint(Hook):
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], record: dict) -> Path:
-    """Write a checkpoint and delete all older ones but one; OSError, and all stay, if it cannot be written."""
+    """Write a checkpoint and delete all older ones but one; OSError, and all stay, if the disk is full."""
     # A copy each: safetensors refuses tensors that share memory, as those of SOAP's state do.
     copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     data = save(copies, metadata={"record": json.dumps(record)})
     path = folder / f"{step:09d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-    try:
-        write_whole({path: data})
-        for old in checkpoints(folder)[2:]:  # if the newest is damaged, there is one before it
-            old.unlink()
-    except OSError as error:
-        raise OSError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. Free some "
-            f"space or choose another folder; the same training resumes from its last checkpoint"
-        ) from error
+    write_whole({path: data})
+    for old in checkpoints(folder)[2:]:  # if the newest is damaged, delete it: there is one before it
+        old.unlink()
     return path
 
 
@@ -87,15 +79,6 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
 def checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints in a folder, the newest first: their names begin with the step."""
     return sorted(folder.glob("[0-9]" * 9 + "-*.safetensors"), reverse=True)
-
-
-def set_damaged_aside(folder: Path) -> None:
-    """Rename the newest checkpoints whose content does not fit the hash in their name, with a warning for each."""
-    for path in checkpoints(folder):
-        if path.stem.endswith(hashlib.sha256(path.read_bytes()).hexdigest()[:16]):
-            break
-        aside = path.replace(path.with_suffix(".damaged"))
-        warnings.warn(f"the checkpoint {path.name} is damaged; it was renamed to {aside}", stacklevel=2)
 
 
 def as_json(settings: dict) -> dict:

@@ -6,17 +6,16 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from tqdm.auto import tqdm
 
 from ..config import TrainConfig
 from ..data import ImageSet, Splits
-from ..files import CLONE, PACKAGE, user_path, write_whole
+from ..files import CLONE, PACKAGE, write_whole
 from ..loop import Hook, SingleProcess, State
 from ..model import pretrained_files
 from .checkpoint import as_json, refuse_changes
@@ -91,7 +90,7 @@ def fill_card(card: Path, record: dict) -> bytes:
 
 def refuse_another(config: TrainConfig, out: str | Path) -> None:
     """Raise ValueError if a run with other settings was finished in `out`: a command does not replace it."""
-    path = user_path(out) / "history.json"
+    path = Path(out).expanduser() / "history.json"
     if path.exists():
         before = asdict(TrainConfig()) | json.loads(path.read_text(encoding="utf-8")).get("config", {})
         refuse_changes(as_json(before), as_json(asdict(config)), f"{out} holds a finished training with other settings")
@@ -111,10 +110,8 @@ def compare(record: dict, test: ImageSet, model, score: Callable, tolerance: flo
     """Score a model on the test images: {metric: (recorded, measured)}. ValueError for others or beyond tolerance."""
     if record["data"].get(test.name) != test.sha256:
         raise ValueError(f"{test.name} has SHA-256 {test.sha256}, the record says {record['data'].get(test.name)}")
-    parts = tqdm(test.images.split(500), desc="evaluating", disable=None)  # no bar unless stderr is a terminal
-    rows = [(score(model, replace(test, images=part, labels=None)), len(part) / len(test)) for part in parts]
-    last, measured = record["history"][-1], {name: sum(row[name] * share for row, share in rows) for name in rows[0][0]}
-    scores = {name: (float(last.get(name, "nan")), value) for name, value in measured.items()}
+    last = record["history"][-1]
+    scores = {name: (float(last.get(name, "nan")), value) for name, value in score(model, test).items()}
     if any(not abs(recorded - measured) <= tolerance for recorded, measured in scores.values()):
         raise ValueError(f"the weights do not give the recorded metrics:\n{table(scores)}")
     return scores

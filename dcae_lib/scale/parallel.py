@@ -82,30 +82,17 @@ def rank0_first(parallel: SingleProcess, do: Callable[[], T]) -> T:
     return results[0] if results else do()
 
 
-def own_device(name: str | None) -> torch.device:
-    """Return the device of this process: a GPU of its own, or the CPU. Raises ValueError for others."""
-    name = name or os.environ.get("DCAE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    if name != "cuda":
-        raise ValueError(f'several processes train on "cuda", one GPU each, or on the "cpu", not on {name!r}')
-    if (local_rank := int(os.environ["LOCAL_RANK"])) >= torch.cuda.device_count():
-        raise ValueError(f"there are {torch.cuda.device_count()} GPUs; start as many processes, or train on the cpu")
-    return torch.device("cuda", local_rank)
-
-
 @contextmanager
 def processes(device: str | None = None) -> Iterator[tuple[SingleProcess, torch.device]]:
     """Connect the processes that torchrun started, by NCCL between GPUs and gloo else; without torchrun, just this one.
 
-    A process group that exists already is used and left as it is.
+    Each has a GPU of its own, or the CPU. A process group that exists already is used and left as it is.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == 1:
         yield SingleProcess(), best_device(device)
         return
-    if "LOCAL_RANK" not in os.environ:
-        raise ValueError("WORLD_SIZE asks for several processes but LOCAL_RANK is not set: start them with torchrun")
-    own = own_device(device)
+    name = device or os.environ.get("DCAE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    own = torch.device(name, int(os.environ["LOCAL_RANK"])) if name == "cuda" else torch.device(name)
     if dist.is_initialized():
         yield Processes(dist.get_rank(), dist.get_world_size()), own
         return

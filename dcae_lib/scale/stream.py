@@ -2,11 +2,9 @@
 
 import hashlib
 import io
-import multiprocessing
 import os
 import signal
 import tarfile
-import threading
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +19,9 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..data import DataError, Splits, image_files, image_set, open_picture, pixel_sizes, to_model
+from ..data import DataError, Splits, image_files, image_set, open_picture, to_model
 from ..data.pictures import is_image
 from ..data.sets import Shard
-from ..files import user_path
 
 WORKERS = 2  # of each training process
 MAX_TESTS = 500  # images that are evaluated after every epoch, kept in memory
@@ -41,10 +38,10 @@ def stream_images(source: str | Path, crop: int | Sequence[int], workers: int = 
     Python 3.14, a program needs the guard `if __name__ == "__main__":`.)
 
     Memory holds about 30 bytes per image and the length of the longest name. The training images' `sha256` is of names,
-    lengths and sides, not of pixels. An image that cannot be read is named in a warning, and another one taken;
+    lengths and sides, not of pixels. An image that cannot be read is named in a warning, and the next one taken;
     DataError if there are no two, or 20 in a row cannot be read.
     """
-    crops = pixel_sizes("crop", crop)
+    crops = (crop,) if isinstance(crop, int) else tuple(crop)
     stream = ImageStream(source, crops, workers)
     if len(stream) < 2:
         raise DataError(f"{source} holds fewer than two images: one to train on, one to test")
@@ -66,7 +63,7 @@ class ImageStream(Dataset):
     """
 
     def __init__(self, source: str | Path, crops: tuple[int, ...], workers: int):
-        source = user_path(source)
+        source = Path(source).expanduser()
         self.root = source if source.is_dir() else source.parent
         shards = sorted(source.glob("*.tar")) if source.is_dir() else [source]
         files = sorted((os.fsencode(name), length) for name, length in image_files(source))
@@ -93,28 +90,22 @@ class ImageStream(Dataset):
         return moved
 
     def read(self, i: int) -> Image.Image:
-        """Read image i in RGB. Raises DataError that names it."""
+        """Read image i in RGB. Raises DataError or OSError that names it."""
         k, start, length = self.places[:, i]
         path = os.path.join(self.root, os.fsdecode(self.paths[k]))
         name = f"{path} (the image at byte {start:,})" if start else path
-        try:
-            with open(path, "rb") as file:
-                file.seek(start)
-                data = file.read(length)
-        except OSError as error:
-            raise DataError(f"{name} cannot be read ({error.strerror})") from error
-        return open_picture(io.BytesIO(data), name)
+        with open(path, "rb") as file:
+            file.seek(start)
+            return open_picture(io.BytesIO(file.read(length)), name)
 
     def read_first(self, candidates: Iterable[int]) -> tuple[int, Image.Image]:
         """Read the first candidate that can be read, and warn of those before it: its number and its image."""
-        error = None
-        for count, i in enumerate(islice(candidates, MAX_BROKEN), 1):
+        for i in islice(candidates, MAX_BROKEN):
             try:
                 return i, self.read(i)
-            except DataError as caught:
-                error = f"{count} images in a row cannot be read; the last: {caught}"
-                warnings.warn(f"{caught}; the next one is taken in its place", stacklevel=2)
-        raise DataError(error or f"{self.root} has no image left that can be read")
+            except (DataError, OSError) as error:
+                warnings.warn(f"{error}; the next one is taken in its place", stacklevel=2)
+        raise DataError(f"too many images in a row cannot be read below {self.root}")
 
     def batches(self, batch_size: int, generator: Generator, skip=0, shard: Shard | None = None) -> Iterator[Tensor]:
         """Yield an epoch of float batches [B, 3, crop, crop] in [-1, 1] on the device, as `data.batches` does.
@@ -127,34 +118,23 @@ class ImageStream(Dataset):
         # Arrays to the workers and back: tensors would go through shared memory, of which a container has little.
         batches = [(shard(indices) if shard else indices).numpy() for indices in order[skip:]]
         plan = [(indices, self.crops[side], seed) for indices, side in zip(batches, sides[skip:])]
-        # No fork server: its children hear a Ctrl-C while they start. And torch's own generator is the model's.
-        start = "spawn" if self.workers and multiprocessing.get_start_method() == "forkserver" else None
-        options: dict = dict(num_workers=self.workers, multiprocessing_context=start, generator=Generator())
-        main = threading.current_thread() is threading.main_thread()  # which alone hears signals
-        before = main and signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: they outlive a Ctrl-C
-        try:
-            read = iter(DataLoader(self, sampler=plan, batch_size=None, collate_fn=tuple, **options))
-        finally:
-            if main:
-                signal.signal(signal.SIGINT, before)
-        for pictures, messages in read:
-            if pictures is None:
-                raise DataError(messages[-1])
-            for message in messages:
-                warnings.warn(message, stacklevel=2)
+        options: dict = dict(num_workers=self.workers, worker_init_fn=_ignore_ctrl_c, collate_fn=np.asarray)
+        # A generator of its own: torch's belongs to the model.
+        for pictures in DataLoader(self, sampler=plan, batch_size=None, generator=Generator(), **options):
             yield to_model(torch.from_numpy(pictures).to(self.device))
 
-    def __getitem__(self, key: tuple[np.ndarray, int, int]) -> tuple[np.ndarray | None, list[str]]:
-        """Do the work of a worker: (indices, side, seed) → uint8 [B, 3, side, side], and messages about images."""
+    def __getitem__(self, key: tuple[np.ndarray, int, int]) -> np.ndarray:
+        """Do the work of a worker: (indices, side, seed) → uint8 [B, 3, side, side]."""
         (indices, side, seed), pictures = key, []
-        with warnings.catch_warnings(record=True, action="always") as said:
-            for i in indices:
-                try:  # one broken image in a million does not end a training
-                    _, image = self.read_first(np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap"))
-                except DataError as error:
-                    return None, [str(error)]
-                pictures.append(square(image, side, np.random.default_rng((seed, i))).numpy())
-        return np.stack(pictures), [str(one.message) for one in said if one.category is UserWarning]  # not of torch
+        for i in indices:  # one broken image in a million does not end a training
+            _, image = self.read_first(np.take(self.chosen, range(i, i + MAX_BROKEN), mode="wrap"))
+            pictures.append(square(image, side, np.random.default_rng((seed, i))).numpy())
+        return np.stack(pictures)
+
+
+def _ignore_ctrl_c(worker: int) -> None:
+    """Let a worker outlive a Ctrl-C: the training ends its step, for which it may need a batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_shards(shards: list[Path]) -> np.ndarray:
@@ -162,14 +142,11 @@ def _in_shards(shards: list[Path]) -> np.ndarray:
     images = array("q")
     for k, shard in enumerate(shards):
         try:
-            with tarfile.open(shard, "r:") as tar, open(shard, "rb") as file:
+            with tarfile.open(shard, "r:") as tar:
                 while (member := tar.next()) is not None:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                     if member.isreg() and is_image(member.name):
                         images.extend((k, member.offset_data, member.size))
-                file.seek(tar.offset)
-                if file.read(512).strip(b"\0"):  # tarfile takes a damaged header for the end
-                    raise tarfile.ReadError(f"damaged at byte {tar.offset:,}")
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{shard} is no folder, and no tar file that can be read uncompressed ({error})") from error
     return np.frombuffer(images, np.int64).reshape(-1, 3).T

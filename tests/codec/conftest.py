@@ -49,5 +49,5 @@ def sampled(request, codec, images):
     """Fine latents of 200 images, their context in integers, and its mean and log scale in floats, at a quality."""
     *_, y = codec._latents(images[:200], request.param)
     with torch.no_grad():
-        mean, log_scale = codec.model.contexts[-1](y, torch.full((len(y),), float(request.param)))
-    return y, codec.contexts(request.param)[-1], mean, log_scale
+        mean, log_scale = codec.thumbnails.contexts[-1](y, torch.full((len(y),), float(request.param)))
+    return y, codec.contexts(32, 32, request.param)[-1], mean, log_scale

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from dcae_lib.codec import coder
+from dcae_lib.codec import coder, integer
 from dcae_lib.codec.bitstream import CorruptStream
 from dcae_lib.codec.coder import CATEGORICAL, costs, decode, encode
-from dcae_lib.codec.context import RADIUS, bits, logistic_tables
+from dcae_lib.codec.context import RADIUS, bits
 from dcae_lib.codec.integer import MAX_LATENT, IntegerContext
 
 
 @pytest.fixture(scope="module")
 def contexts(random_context):
-    return [IntegerContext(random_context(seed, spread=10.0**seed), logistic_tables(), 37) for seed in range(3)]
+    return [IntegerContext(random_context(seed, spread=10.0**seed), 37) for seed in range(3)]
 
 
 @pytest.mark.parametrize("h, w", [(1, 1), (1, 7), (6, 1), (2, 3), (5, 9)])
@@ -66,7 +66,7 @@ def test_residuals_beyond_the_tables_cost_18_bits_more(residual, random_context)
     for layer in model.third:  # mean 0 and scale 1 everywhere
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
-    context, y = IntegerContext(model, logistic_tables(), 0), torch.zeros(1, 4, 8, 8)
+    context, y = IntegerContext(model, 0), torch.zeros(1, 4, 8, 8)
     y[0, 2, 3, 4] = residual
     (stream,) = encode([y], [1], [context])
     assert torch.equal(decode([stream], [1], [(8, 8)], [context])[0], y)
@@ -111,7 +111,7 @@ def read(stream, rows):
 
 def test_streams_end_after_the_fewest_bytes():
     rng, carries, shorter = np.random.default_rng(0), 0, 0
-    tables = logistic_tables().view(-1, 2 * RADIUS + 1).float().numpy()
+    tables = integer.tables()
     for k in range(2000):
         length = int(rng.integers(1, 30))
         rows = tables[rng.integers(0, 512, length) if k % 2 else np.full(length, rng.integers(0, 512))]

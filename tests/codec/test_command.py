@@ -127,7 +127,7 @@ def test_batch_becomes_numbered_pictures(folder, codec, pictures, capsys):
 def test_model_option_names_a_folder_of_weights(folder, capsys):
     assert main("compress cat.png --out out --model nowhere".split()) == 1
     assert "nowhere/config.json" in capsys.readouterr().err and not (folder / "out").exists()
-    assert run(f"compress cat.png --out out --model {resource('codec_weights')}") == 0
+    assert run(f"compress cat.png --out out --model {resource('photographs')}") == 0
     assert main("compress cat.png --out frog.png".split()) == 1 and "frog.png" in capsys.readouterr().err
 
 

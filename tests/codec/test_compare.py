@@ -8,7 +8,7 @@ from PIL import features
 
 from dcae_lib import to_model
 from dcae_lib.codec import compare
-from dcae_lib.codec.baselines import decode, encode
+from dcae_lib.codec.compare import decode, encode
 from dcae_lib.metrics import psnr
 
 AVIF = features.check("avif")

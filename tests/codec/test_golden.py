@@ -34,5 +34,5 @@ def test_golden_streams_decode_and_encode_to_the_same_bytes(name, codec, recorde
     assert torch.equal(y, recorded[1][name]) and header.quality == int(name.split("-")[1])
     sizes = [(-(-header.height // f), -(-header.width // f)) for f in (16, 4)]  # written out: part of the format
     levels = [part.unflatten(2, size).float() for part, size in zip(y.split([h * w for h, w in sizes], 2), sizes)]
-    assert encode(levels, [len(y)], codec.contexts(header.quality)) == [payload]
+    assert encode(levels, [len(y)], codec.contexts(header.height, header.width, header.quality)) == [payload]
     assert codec.decompress(data).shape == x.shape

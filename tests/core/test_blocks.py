@@ -63,21 +63,6 @@ def test_a_shortcut_and_its_gradient_are_those_of_its_chain(shortcut, i, o, h, w
     torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("i, o", [(8, 4), (4, 4), (8, 8)])
-def test_direct_down_undoes_direct_up(i, o):
-    z = torch.randint(-128, 128, (2, i, 3, 5)).float()  # sums of whole numbers are exact
-    assert torch.equal(direct_down(direct_up(z, o), i), z)
-
-
-REFUSED = [(pool_up, 6, 3), (pool_up, 8, 3), (direct_up, 8, 0), (direct_down, 4, 3), (pool_down, 4, 3)]
-
-
-@pytest.mark.parametrize("shortcut, i, o", REFUSED)
-def test_widths_that_do_not_fit_are_refused(shortcut, i, o):
-    with pytest.raises(ValueError, match=r"multiple|divisor"):
-        shortcut(torch.zeros(1, i, 4, 4), o)
-
-
 @pytest.mark.parametrize("block", [DownBlock(4, 8, "pool"), DownBlock(4, 8, "direct"), DownBlock(4, 4, "pool")])
 @pytest.mark.parametrize("H, W", [(5, 5), (4, 5), (6, 6), (8, 7)])
 def test_sides_must_be_multiples_of_four(block, H, W):
@@ -153,16 +138,3 @@ def test_norms_have_gcd_of_groups_and_width_groups(module, groups, i):
     options = dict(shortcut="none") if module in (DownBlock, UpBlock) else {}
     norms = [m for m in module(i, 24, groups=groups, **options).modules() if isinstance(m, nn.GroupNorm)]
     assert norms and all(norm.num_groups == gcd(groups, norm.num_channels) for norm in norms)
-
-
-@pytest.mark.parametrize("kernel", [2, 3, 4])
-@pytest.mark.parametrize("shortcut", ["pool", "direct", "none"])
-@pytest.mark.parametrize("h, w", [(1, 1), (3, 5), (7, 2)])
-def test_down_divides_the_side_by_four_and_up_multiplies_it(shortcut, kernel, h, w):
-    down, up = DownBlock(8, 16, shortcut), UpBlock(16, 8, shortcut, kernel)
-    x = torch.zeros(2, 8, 4 * h, 4 * w)
-    z = down(x)
-    assert z.shape == (2, 16, h, w)
-    assert up(z).shape == x.shape
-    assert up.branch[0](z).shape == (2, 8, 2 * h, 2 * w)
-    assert [unit[2].kernel_size for unit in up.branch] == [(kernel, kernel)] * 2

@@ -57,13 +57,6 @@ def test_loss_falls_and_reconstructions_improve():
     assert evaluate(state.model, splits.test) == state.metrics
 
 
-def test_stopped_run_without_a_whole_epoch_has_no_metrics():
-    state = run(hooks=[At("after_step", lambda state: setattr(state, "stop", state.step == 3))])
-    assert state.step == len(state.losses) == 3 and state.history == []
-    with pytest.raises(RuntimeError, match="no epoch of this run is complete"):
-        state.metrics  # noqa: B018
-
-
 def test_optimizer_gets_its_arguments_and_each_learning_rate():
     rates = []
     hook = At("after_step", lambda state: rates.append(state.optimizer.param_groups[0]["lr"]))
@@ -138,10 +131,3 @@ def test_evaluate_is_a_mean_over_single_images():
     l1, psnr, ssim = np.mean(rows, 0)
     assert score == pytest.approx(dict(l1=l1, l1_01=l1 / 2, psnr=psnr, ssim=ssim), rel=1e-5)
     assert evaluate(model, images) == pytest.approx(score, rel=1e-5) and not model.training
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluation_leaves_the_model_in_its_mode(training):
-    model = DCAE(**CONFIG.model).train(training)
-    evaluate(model, PICTURES.test)
-    assert model.training is training

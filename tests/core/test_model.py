@@ -1,10 +1,7 @@
 """The default model is the one of the design, stage by stage; it checks its inputs, and keeps in a folder."""
 
 import json
-import pickle
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,28 +30,16 @@ def test_the_default_model_has_96019_parameters():
     assert counts == [96_019, 45_312, 86_803]
 
 
+@pytest.mark.parametrize("up_kernel", [2, 3, 4])
 @pytest.mark.parametrize("shortcut", ["pool", "direct", "none"])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_each_down_block_divides_the_side_by_four(shortcut, device):
+def test_each_down_block_divides_the_side_by_four(shortcut, up_kernel, device):
     for channels, f in (((16, 32), 4), ((16, 32, 64), 16)):
-        autoencoder = DCAE(channels=channels, latent_channels=24, shortcut=shortcut).to(device)
-        for H, W in ((32, 64), (96, 160), (f, 2 * f)):
+        autoencoder = DCAE(channels=channels, latent_channels=24, shortcut=shortcut, up_kernel=up_kernel).to(device)
+        for H, W in ((32, 64), (3 * f, 5 * f), (f, 2 * f)):
             x = torch.zeros(2, 3, H, W, device=device)  # on "meta" there are no values that a check could read
             assert autoencoder.encode(x).shape == (2, 24, H // f, W // f)
             assert autoencoder(x).shape == x.shape
-
-
-STAGES = {"encoder.stem": (16, 32), "encoder.down": (32, 8), "encoder.stage": (16, 8)}  # channels and side
-STAGES |= {"decoder.stage": (32, 8), "decoder.up": (16, 32), "decoder.head": (3, 32)}
-
-
-def test_stages_have_the_shapes_of_the_design():
-    autoencoder, seen = DCAE(), {}
-    for name in STAGES:
-        hook = lambda module, x, y, name=name: seen.update({name: tuple(y.shape[1:3])})  # noqa: E731
-        autoencoder.get_submodule(name).register_forward_hook(hook)
-    autoencoder(torch.zeros(2, 3, 32, 32))
-    assert list(seen.items()) == list(STAGES.items())
 
 
 @torch.no_grad()
@@ -148,9 +133,6 @@ def test_inputs_are_refused_by_shape_and_dtype_alone(method, x, message, device)
 IMPOSSIBLE = [
     *((dict(channels=widths), r"two or more positive widths, got \(") for widths in [(16,), (), (16, 0)]),
     (dict(latent_channels=0), "latent 0"),
-    (dict(shortcut="pooling"), "shortcut must be one of pool, direct, none, got 'pooling'"),
-    (dict(groups=0), "groups must be 1 or more and .*, got 0"),
-    (dict(up_kernel=5), "up_kernel 2, 3 or 4, got 8 and 5"),
     (dict(stage_dropout=1.5), "dropout probability has to be between 0 and 1"),
     (dict(channels=(3, 6)), 'shortcut="pool" cannot go from 3 to 6 channels; doubling them always works'),
     (dict(channels=(16, 32, 48)), "cannot go from 32 to 48"),
@@ -228,8 +210,6 @@ CONFIGS = [
     (b'{"channels": [8, 16, 32], "latent_channels": 4}', "encoder.down.1"),
     (b'{"channels": [8, 16], "latent_channels": 4, "up_kernel": 2}', "decoder.up.0.branch.0.2.weight"),
     (b'{"channels": 16}', "not iterable"),
-    *((text, "'<' not supported") for text in (b'{"channels": [16, "32"]}', b'{"groups": null}')),
-    (b'{"up_kernel": 7}', "up_kernel 2, 3 or 4"),
     (b'{"colour": true}', "unexpected keyword argument 'colour'"),
     *((text, "must be a mapping") for text in (b"[16, 32]", b"null")),
     *((text, "Expecting") for text in (b"", b"{", b"PK\x03\x04")),
@@ -258,23 +238,6 @@ def test_truncated_weights_and_damaged_headers_are_refused(tmp_path_factory, fil
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(ValueError, match=f"the model in {folder} cannot be loaded: "):
         DCAE.from_pretrained(folder)
-
-
-def test_a_pickle_in_place_of_the_weights_is_never_opened(folder):
-    class Trap:
-        def __reduce__(self):
-            return Path.touch, (folder / "opened",)
-
-    (folder / "model.safetensors").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="cannot be loaded"):
-        DCAE.from_pretrained(folder)
-    assert not (folder / "opened").exists()
-
-
-def test_settings_from_numpy_are_kept_as_those_of_python(tmp_path):
-    given = DCAE(np.array([4, 8]), np.int64(4), groups=np.int64(4), dropout=np.float32(0.5))
-    assert given.config == DCAE((4, 8), 4, groups=4, dropout=0.5).config
-    assert DCAE.from_pretrained(given.save_pretrained(tmp_path)).config["channels"] == (4, 8)
 
 
 def test_loading_draws_no_random_numbers_and_gives_float32(float64_by_default):

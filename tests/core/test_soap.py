@@ -74,13 +74,6 @@ def same(one, other):
     return equal and numbers.keys() == others.keys() and all(torch.equal(x, others[key]) for key, x in numbers.items())
 
 
-def times(x, matrices):
-    """x with its dimension k multiplied by the matrix k, from the left: the plain definition of a change of basis."""
-    for k, matrix in enumerate(matrices):
-        x = torch.tensordot(matrix, x, ([1], [k])).movedim(0, k)
-    return x
-
-
 IN_FLOAT64 = SimpleNamespace(**vars(torch) | dict(float32=torch.float64))
 
 
@@ -136,30 +129,6 @@ def test_changed_settings_apply_from_next_step(name, value):
     after = play(mine, gradients[13:])
     assert distance(after, play(theirs, gradients[13:])) < 1e-12
     assert distance(after, play(unchanged, gradients[13:])) > 1e-4
-
-
-def test_largest_dimension_with_a_factor_is_read_at_first_gradient():
-    shapes, gradients = [(8, 8), (8, 8)], noise([(8, 8), (8, 8)], 20)
-    optimizer, whole, small = new(shapes), new(shapes), new(shapes, max_precondition_dim=7)
-    play(optimizer, [[gradients[0][0], None]]), play(whole, [[gradients[0][0], None]])
-    optimizer.param_groups[0]["max_precondition_dim"] = 7
-    play(optimizer, [[None, gradients[0][1]]]), play(small, [[None, gradients[0][1]]])
-    joint, left, right = (play(one, gradients[1:]) for one in (optimizer, whole, small))
-    assert distance(joint, [[a[0], b[1]] for a, b in zip(left, right)]) < 1e-12  # of one shape, unlike in factors
-    assert [list(optimizer.state[p])[3:] for p in weights(optimizer)] == [["GG0", "Q0", "GG1", "Q1"], []]
-
-
-@pytest.mark.parametrize("frequency", [1, 10])
-@pytest.mark.parametrize("shape", [(7, 7), (6, 5, 3, 3)])
-def test_its_path_turns_with_the_coordinates_unlike_that_of_adamw(shape, frequency):
-    turns = [torch.linalg.qr(x).Q for x in noise([(d, d) for d in shape], 1)[0]]
-    ((start,),), gradients = noise([shape], 1, 1), noise([shape], 40, 2)
-    for optimizer, turned in ((SOAP, True), (torch.optim.AdamW, False)):
-        own = dict(lr=5e-3, weight_decay=0.1) | (dict(precondition_frequency=frequency) if turned else {})
-        plain, other = (optimizer([nn.Parameter(w)], **own) for w in (start.clone(), times(start, turns)))
-        path, turned_path = play(plain, gradients), play(other, [[times(g, turns)] for (g,) in gradients])
-        apart = distance([[times(w, turns)] for (w,) in path], turned_path)
-        assert apart < 1e-12 if turned else apart > 1e-2
 
 
 @patient
@@ -254,36 +223,6 @@ def test_a_copy_goes_on_bit_for_bit_and_shares_nothing(how, shapes):
     assert distance(ahead, play(waits, gradients[13:])) == 0
 
 
-def test_a_state_without_room_for_a_factor_loads():
-    optimizer, other = (new([(1, 8_000_000)], dtype=torch.float16) for _ in range(2))
-    weights(optimizer)[0].grad = torch.ones_like(weights(optimizer)[0])
-    optimizer.step()
-    other.load_state_dict(optimizer.state_dict())  # no computer has room for one of 8,000,000²
-
-
-FOREIGN = {
-    "AdamW": (torch.optim.AdamW, [(4, 4), (5,)], {}),
-    "fewer weights": (SOAP, [(4, 4)], {}),
-    "settings": (SOAP, [(4, 4), (5,)], dict(lr=-1.0)),
-}
-
-
-@pytest.mark.parametrize("kind", FOREIGN)
-def test_a_foreign_state_is_refused_and_changes_nothing(kind):
-    optimizer_class, shapes, settings = FOREIGN[kind]
-    foreign, gradients = new(shapes, optimizer_class), noise([(4, 4), (5,)], 20)
-    play(foreign, noise(shapes, 3))
-    state = foreign.state_dict()
-    state["param_groups"][0].update(settings)
-    optimizer = new([(4, 4), (5,)])
-    play(optimizer, gradients[:5])
-    twin, before = copy.deepcopy(optimizer), snapshot(optimizer)
-    with pytest.raises(ValueError, match=r"not the state of|lr must be|doesn't match the size"):
-        optimizer.load_state_dict(state)
-    assert same(before, snapshot(optimizer))
-    assert distance(play(optimizer, gradients[5:]), play(twin, gradients[5:])) == 0
-
-
 def test_autocast_makes_a_step_no_less_exact():
     optimizer, twin = new(SHAPES, dtype=torch.float32), new(SHAPES, dtype=torch.float32)
     gradients = noise(SHAPES, 15, dtype=torch.float32)
@@ -302,16 +241,6 @@ def test_gradients_of_any_size_keep_weights_finite_and_bases_orthonormal(scale, 
     assert all(p.isfinite().all() for p in weights(optimizer))
     for Q in (x for state in optimizer.state.values() for name, x in state.items() if name[0] == "Q"):
         assert (Q.mT @ Q - torch.eye(len(Q))).abs().max() < 1e-5
-
-
-def test_a_group_added_in_mid_training_begins_then():
-    gradients, shapes = noise([(4, 4), (5, 4, 3)], 25), [(4, 4), (5, 4, 3)]
-    grown, late = new(shapes[:1]), new(shapes[1:], lr=0.01)
-    play(grown, [row[:1] for row in gradients[:7]])
-    grown.add_param_group(dict(params=[nn.Parameter(p.detach().clone()) for p in weights(late)], lr=0.01))
-    both = play(grown, gradients[7:])
-    alone = play(new(shapes[:1]), [row[:1] for row in gradients])[7:]
-    assert distance(both, [[*a, *b] for a, b in zip(alone, play(late, [row[1:] for row in gradients[7:]]))]) < 1e-14
 
 
 def test_a_closure_is_called_once_with_gradients_enabled():
@@ -337,13 +266,6 @@ def two_groups():
     return grouped([(dict(lr=2e-3), [0, 1]), (dict(lr=0.01, weight_decay=0.1), [2, 3])], shapes, torch.float32), shapes
 
 
-def spoilt(gradients, value, *places):
-    gradients = [g.clone() for g in gradients]
-    for k in places:
-        gradients[k].view(-1)[2] = value
-    return gradients
-
-
 NOT_FINITE = [math.nan, math.inf, -math.inf, 1e30]  # the last one is infinite when squared in float32
 
 
@@ -353,11 +275,10 @@ def test_a_gradient_not_finite_raises_before_anything_changes(value, step):
     (optimizer, shapes), (twin, _) = two_groups(), two_groups()
     gradients = noise(shapes, 25, dtype=torch.float32)
     play(optimizer, gradients[:step]), play(twin, gradients[:step])
-    before = snapshot(optimizer)
-    with pytest.raises(
-        FloatingPointError, match="a gradient was NaN, infinite or too large to square; nothing was changed"
-    ):
-        play(optimizer, [spoilt(gradients[step], value, 2)])
+    before, spoilt = snapshot(optimizer), [g.clone() for g in gradients[step]]
+    spoilt[2].view(-1)[2] = value  # of the second group
+    with pytest.raises(FloatingPointError, match="NaN, infinite or too large"):
+        play(optimizer, [spoilt])
     assert all(map(torch.equal, before[0], weights(optimizer)))
     assert step == 0 or same(before, snapshot(optimizer))  # before the first step there is no state to compare
     assert distance(play(optimizer, gradients[step:]), play(twin, gradients[step:])) == 0
@@ -375,11 +296,11 @@ def test_only_gradients_too_large_to_square_are_refused(dtype, large):
 
 BELOW_ONE, FINITE = (-0.1, 1.0, math.nan), (-0.1, math.nan, math.inf)
 REFUSED = [
-    *((dict(lr=x), r"lr must be in \[0, inf\)") for x in FINITE),
-    *((dict(weight_decay=x), r"weight_decay must be in \[0, inf\)") for x in FINITE),
-    *((dict(betas=(x, 0.9)), r"betas\[0\] must be in \[0, 1\)") for x in BELOW_ONE),
-    *((dict(betas=(0.9, x)), r"betas\[1\] must be in \[0, 1\)") for x in BELOW_ONE),
-    *((dict(shampoo_beta=x), r"shampoo_beta must be in \[0, 1\)") for x in BELOW_ONE),
+    *((dict(lr=x), r"lr and weight_decay must be in \[0, inf\)") for x in FINITE),
+    *((dict(weight_decay=x), r"lr and weight_decay must be in \[0, inf\)") for x in FINITE),
+    *((dict(betas=(x, 0.9)), r"betas and shampoo_beta must be in \[0, 1\)") for x in BELOW_ONE),
+    *((dict(betas=(0.9, x)), r"betas and shampoo_beta must be in \[0, 1\)") for x in BELOW_ONE),
+    *((dict(shampoo_beta=x), r"betas and shampoo_beta must be in \[0, 1\)") for x in BELOW_ONE),
     *((dict(eps=x), "eps must be above 0") for x in (0, -1e-8, 1e-50, math.nan, math.inf)),
     *((dict(precondition_frequency=x), "frequency must be a whole number, 1 or more") for x in (0, -1, 1.5, math.inf)),
     *((dict(max_precondition_dim=x), "max_precondition_dim must be a whole number, 1 or more") for x in (0, -1, 1.5)),
@@ -469,17 +390,3 @@ def test_cholesky_twice_is_qr_up_to_signs():
     signs = (twice * Q).sum(-2, keepdim=True).round()
     assert (signs.abs() == 1).all() and (twice * signs - Q).abs().max() < 1e-9
     assert cholesky_qr(torch.zeros(1, 3, 3)).isfinite().logical_not().any()  # for which `power_iteration` keeps Q
-
-
-def test_the_parts_of_a_step_make_a_step():
-    whole, parts = new(SHAPES, dtype=torch.float32), new(SHAPES, dtype=torch.float32)
-    due = []
-    for gradients in noise(SHAPES, 12, dtype=torch.float32):
-        play(whole, [gradients])
-        for p, g in zip(weights(parts), gradients):
-            p.grad = g.clone()
-        parts.gather()
-        due.append(parts.count())
-        parts.move()
-        assert all(map(torch.equal, weights(whole), weights(parts)))
-    assert [k for k, each in enumerate(due) if any(each)] == [0, 10]

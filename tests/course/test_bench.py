@@ -47,13 +47,6 @@ def test_tasks_take_turns_and_every_other_round_goes_backwards():
     assert harness.ratio([2, 4, 9], [1, 2, 3]) == 2
 
 
-def test_a_record_says_where_it_was_measured(tmp_path):
-    harness.save(tmp_path / "new" / "some.json", dict(number=1) | harness.here())
-    record = json.loads((tmp_path / "new" / "some.json").read_text())
-    assert record["number"] == 1 and record["threads"] == torch.get_num_threads()
-    assert record["revision"] and record["versions"] and record["hardware"] and record["processor"]
-
-
 def test_a_sweep_trains_each_change_once_and_resumes(tmp_path):
     arguments = ["--dataset", "sample", "--epochs", "1", "--images", "64", "--first"]
     first = run(sweep, tmp_path / "sweep.json", *arguments, "2")
@@ -110,7 +103,6 @@ def test_an_explorer_answers_within_ten_times_its_bar(tmp_path):
 def test_photographs_are_compared_at_equal_quality(tmp_path, monkeypatch):
     monkeypatch.setattr(photographs, "photographs", lambda: {"cat": harness.photo("cat")[:, :192, :192]})
     monkeypatch.setattr(photographs, "QUALITIES", {"WebP": range(0, 98, 14)})
-    monkeypatch.setattr(photographs, "OURS", {0: range(0, 101, 20)})
     record = run(photographs, tmp_path / "photographs.json", "curves")
     ours, webp = (record["curves"]["cat"][name] for name in ("DCAE 0", "WebP"))
     assert all(point["bpp"] == 8 * point["bytes"] / 192**2 for point in ours + webp)
@@ -166,15 +158,9 @@ def test_shipped_weights_reproduce_the_recorded_photos():
     assert all(row["psnr"]["32/8"] > max(row["psnr"]["whole"], row["psnr"]["tiles"]) for row in rows)
 
 
-@pytest.mark.parametrize(
-    "files, count",
-    [
-        ([b"abcd", b"abcd"], 4),
-        ([b"ab12yz", b"ab3456yz"], 4),  # aligned at the start, and at the end
-        ([b"abab", b"ababab"], 4),  # no byte counts twice
-        ([b"abc", b"xyz"], 0),
-        ([b"a1c2e", b"a3c4e"], 3),
-    ],
-)
+CONSTANT = {"ab12yz ab3456yz": 4, "abab ababab": 4, "abc xyz": 0, "a1c2e a3c4e": 3}  # no byte counts twice
+
+
+@pytest.mark.parametrize("files, count", CONSTANT.items())
 def test_constant_bytes_are_aligned_at_start_or_end(files, count):
-    assert harness.constant_bytes(files) == count
+    assert harness.constant_bytes(files.encode().split()) == count

@@ -95,15 +95,10 @@ def test_lengths_stay_within_their_limits():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_says_in_one_line_what_it_is_for(path):
-    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
-    assert first and "\n" not in first
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_docstrings_begin_with_a_verb_or_a_noun(path):
+def test_a_docstring_begins_with_one_line_and_a_verb_or_a_noun(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    texts = [
-        ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-    ]
-    assert [text for text in texts if text.split(" ")[0] in ("What", "Where", "Whether", "Of", "How", "Which")] == []
+    first = (ast.get_docstring(tree) or "").split("\n\n")[0]
+    assert first and "\n" not in first
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    openings = [(node.name, (ast.get_docstring(node) or "").split(" ")[0]) for node in nodes]
+    assert [name for name, word in openings if word in ("What", "Where", "Whether", "Of", "How", "Which")] == []

@@ -11,7 +11,7 @@ from itertools import pairwise
 import nbformat
 import papermill
 import pytest
-from run_all import NOTEBOOKS, ROOT, NotebookFailed, main, measured, number, run_all, write_index
+from run_all import NOTEBOOKS, ROOT, NotebookFailed, measured, number, run_all, write_index
 
 pytestmark = pytest.mark.slow
 EXPECTED = json.loads((ROOT / "tests" / "expected.json").read_text())
@@ -144,11 +144,3 @@ if os.path.getsize({str(starts)!r}) > {deaths}:
     with pytest.raises(NotebookFailed, match="Kernel died") if deaths == 2 else nullcontext():
         run_all([one_cell(tmp_path, kernel="mortal")], "quick", tmp_path / "out")
     assert starts.read_text() == ".."
-
-
-def test_a_folder_that_takes_no_files_is_named(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(sys, "argv", ["run_all.py", "--out", str(tmp_path / "file" / "out")])
-    with pytest.raises(SystemExit, match="2"):
-        main()
-    assert "cannot be written to (Not a directory); name another folder with --out" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, features
 
-from dcae_lib.data import DataError, image_files, open_picture, pixel_sizes, read_picture
+from dcae_lib.data import DataError, image_files, open_picture, read_picture
 
 NOISE = Image.effect_noise((400, 300), 99).convert("RGB")
 
@@ -106,8 +106,11 @@ BAD = {
     "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n", "is not a picture"),
     "truncated": (encoded(NOISE, "JPEG")[:-200], "cannot be read as a picture .*truncated"),
     "broken chunk": (b"\x8f\x05! ".join(encoded(NOISE).rsplit(b"IDAT", 1)), "cannot be read as a picture"),
-    "16 bits": (encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16))), "has more than 8 bits"),
-    "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "has more than 8 bits"),
+    "16 bits": (
+        encoded(Image.fromarray(np.full((32, 32), 9999, np.uint16))),
+        "cannot .*more than 8 bits",
+    ),
+    "float": (encoded(Image.new("F", (32, 32)), "TIFF"), "cannot .*more than 8 bits"),
     "400 megapixels": (encoded(Image.new("1", (20_000, 20_000))), "cannot be read as a picture .*400000000 pixels"),
 }
 if features.check("avif"):
@@ -142,11 +145,3 @@ def test_what_cannot_be_looked_into_is_named(tmp_path):
     (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(OSError, match=r"No such file .*broken\.png"):
         list(image_files(tmp_path))
-
-
-def test_sizes_are_whole_pixels():
-    for given, sizes in ((3, (3,)), (np.int64(3), (3,)), ([3, 1], (3, 1)), ((), ())):
-        assert pixel_sizes("size", given) == sizes
-    for given in (0, -1, 32.0, "16", True, (16, 0), None):
-        with pytest.raises(ValueError, match="size must be in whole pixels, 1 or more, got"):
-            pixel_sizes("size", given)

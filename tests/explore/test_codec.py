@@ -7,12 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from inspection import RECORD, on, pixels, points, shown, text_of
-from PIL import features
+from inspection import RECORD, on, pixels, points, shown
 
-from dcae_lib import ImageSet, explore, to_model
-from dcae_lib.codec.baselines import decode
-from dcae_lib.codec.compare import QUALITIES, WAYS, best, candidates, constants, counted
+from dcae_lib import explore, to_model
+from dcae_lib.codec.compare import QUALITIES, WAYS, best, candidates, constants, counted, decode
 from dcae_lib.explore import codec as codec_explorers
 from dcae_lib.explore.widgets import decibels
 
@@ -58,14 +56,6 @@ def test_each_image_is_prepared_once(explorer, course, monkeypatch):
     assert not compressed
     for explorer.controls["image"].value in (7, 0, 7):
         assert len(compressed) == len(QUALITIES["DCAE"])
-
-
-def test_budgets_without_avif_say_so(course, monkeypatch):
-    check = features.check
-    monkeypatch.setattr(features, "check", lambda name: name != "avif" and check(name))
-    explorer = explore.budget(course.codec, ImageSet(course.images.images[:1, :, :27, :30], None, "few", ""), {})
-    assert [*explorer.pictures] == ["original", "DCAE", "WebP", "JPEG", "bits"] and not explorer.message.value
-    assert pixels(explorer.pictures["original"]).shape == (3, 27, 30) and "AVIF is left out" in text_of(explorer)
 
 
 @pytest.mark.parametrize("record, count", [(RECORD, 6), ({}, 2), (dict(curves={"DCAE": dict(whole=points(1))}), 4)])

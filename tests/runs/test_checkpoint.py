@@ -12,7 +12,6 @@ from several import CONFIG, PICTURES, equal
 from dcae_lib import DCAE, load_images, train, training
 from dcae_lib.runs import checkpoint
 from dcae_lib.runs.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from dcae_lib.runs.progress import NonFiniteLoss
 
 EACH_STEP = -1.0  # seconds between two checkpoints
 
@@ -129,29 +128,6 @@ def test_tensors_of_any_form_and_the_record_come_back(tmp_path):
         assert loaded[name].dtype == x.dtype and torch.equal(loaded[name].nan_to_num(), x.nan_to_num())
 
 
-DAMAGES = {
-    "emptied": lambda data: b"",
-    "cut": lambda data: data[:-1],
-    "longer": lambda data: data + b"\0",
-    "changed in its record": lambda data: data.replace(b"losses", b"lasses"),
-    "flipped in its last bit": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-}
-
-
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_checkpoint_is_named_and_the_one_before_used(damage, count, whole, stopped):
-    damaged = checkpoints(stopped / "checkpoints")[:count]
-    for path in damaged:
-        path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    with pytest.warns(UserWarning, match="is damaged") as warned:
-        run = train(CONFIG, stopped, PICTURES)
-    names = [(path.name, path.with_suffix(".damaged")) for path in damaged]
-    expected = [f"the checkpoint {name} is damaged; it was renamed to {aside}" for name, aside in names]
-    assert [str(one.message) for one in warned] == expected
-    assert [session["step"] for session in run.sessions] == ([0, 10] if count == 1 else [0]) and equal(run, whole)
-
-
 # ---- another training
 
 
@@ -196,15 +172,11 @@ def full_from(nth, function):
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_full_disk_is_named_with_what_to_do(name, whole, stopped, monkeypatch):
+def test_full_disk_stops_the_run_and_keeps_its_checkpoints(name, whole, stopped, monkeypatch):
     before = content(stopped)
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="the same training resumes") as caught:
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device"):
         patch.setattr(os, name, full_from(1, getattr(os, name)))
         train(CONFIG, stopped, PICTURES, save_every=EACH_STEP)
-    assert str(caught.value) == (
-        f"the checkpoint of step 12 could not be written to {stopped / 'checkpoints'}: No space left on device. "
-        "Free some space or choose another folder; the same training resumes from its last checkpoint"
-    )
     assert content(stopped) == before and equal(train(CONFIG, stopped, PICTURES), whole)
 
 
@@ -225,6 +197,6 @@ def test_run_with_a_nan_loss_is_never_saved(optimizer, monkeypatch, tmp_path):
     calls, l1_loss = [], training.F.l1_loss
     factors = [1.0] * 11 + [float("nan")] * 5
     monkeypatch.setattr(training.F, "l1_loss", lambda y, x: calls.append(0) or l1_loss(y, x) * factors[len(calls) - 1])
-    with pytest.raises(NonFiniteLoss, match="the loss became nan at step 12; lower the learning rate"):
+    with pytest.raises(FloatingPointError, match="the loss became nan at step 12; lower the learning rate"):
         train(replace(CONFIG, optimizer=optimizer, optimizer_args={}), tmp_path, PICTURES, save_every=EACH_STEP)
     assert steps(tmp_path / "checkpoints") == [11, 10]

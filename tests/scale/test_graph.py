@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest.mock import MagicMock, call
 
 import pytest
 import torch
@@ -51,30 +52,16 @@ def test_a_resumed_run_is_launched_kernel_by_kernel_up_to_a_refresh(captured):
 
 
 def test_stacks_are_branches_of_the_graph(monkeypatch):
-    log = []
-
-    class Stream:
-        def __init__(self, name=None):
-            self.name = name or f"branch {sum('new' in entry for entry in log) + 1}"
-            log.append(f"new {self.name}")
-
-        def wait_stream(self, other):
-            log.append(f"{self.name} waits for {other.name}")
-
-    @contextmanager
-    def on(stream):
-        log.append(f"in {stream.name}")
-        yield
-
-    trunk = Stream("trunk")
-    log.clear()
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", on)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: trunk)
-    log.extend(f"stack {stack}" for stack in side_by_side([1, 2]))
-    each = [[f"branch {k} waits for trunk", f"in branch {k}", f"stack {k}"] for k in (1, 2)]
-    ends = [f"trunk waits for branch {k}" for k in (1, 2)]
-    assert log == ["new branch 1", "new branch 2", *each[0], *each[1], *ends]
+    cuda = MagicMock()
+    cuda.current_stream.return_value, cuda.Stream.side_effect = cuda.trunk, [cuda.one, cuda.two]
+    monkeypatch.setattr(torch, "cuda", cuda)
+    for stack in side_by_side([1, 2]):
+        cuda.work(stack)
+    enter, leave = call.stream().__enter__(), call.stream().__exit__(None, None, None)
+    first = [call.one.wait_stream(cuda.trunk), call.stream(cuda.one), enter, call.work(1), leave]
+    second = [call.two.wait_stream(cuda.trunk), call.stream(cuda.two), enter, call.work(2), leave]
+    ends = [call.trunk.wait_stream(cuda.one), call.trunk.wait_stream(cuda.two)]
+    assert cuda.mock_calls == [call.current_stream(), call.Stream(), call.Stream(), *first, *second, *ends]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +69,9 @@ def test_stacks_are_branches_of_the_graph(monkeypatch):
     [("cuda", 1, "SOAP", True), ("cpu", 1, "SOAP", False), ("cuda", 2, "SOAP", False), ("cuda", 1, "AdamW", False)],
 )
 def test_graphs_are_used_on_a_gpu_by_one_process_with_soap(device, size, optimizer, graphed, monkeypatch):
-    class Several(SingleProcess):
-        pass
-
     @contextmanager
     def processes(name):
-        several = Several()
+        several = SingleProcess()
         several.size = size
         yield several, torch.device(device)
 
@@ -96,5 +80,5 @@ def test_graphs_are_used_on_a_gpu_by_one_process_with_soap(device, size, optimiz
 
     monkeypatch.setattr(training, "processes", processes)
     monkeypatch.setattr(training, "fit", start)
-    with pytest.raises(InterruptedError, match="Graphs" if graphed else "Several"):
+    with pytest.raises(InterruptedError, match="Graphs" if graphed else "SingleProcess"):
         training.train(replace(CONFIG, optimizer=optimizer, optimizer_args={}), splits=PICTURES)
