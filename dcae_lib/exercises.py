@@ -3,9 +3,10 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import DownBlock
+from .blocks import MiddleStage, pool_down
 from .data import load_images, to_model
 from .model import DCAE
 from .rearrange import space_to_channel
@@ -49,8 +50,23 @@ def check_01_3(new_order):
 # 02
 
 
-def check_02_2(my_count):
-    return my_count == sum(p.numel() for p in DownBlock(16, 32).parameters())
+def check_02_1(changed_of_8_groups, changed_of_1_group):
+    before = torch.arange(1024.0).view(1, 16, 8, 8)
+    after = before.clone()
+    after[0, 5, 2, 3] += 100
+    counts = [int((F.group_norm(before, g) != F.group_norm(after, g)).sum()) for g in (8, 1)]
+    return [changed_of_8_groups, changed_of_1_group] == counts
+
+
+def check_02_2(mirrored_up):
+    z = torch.randn(2, 32, 8, 8)
+    return torch.allclose(pool_down(mirrored_up(z, 16), 32), z, atol=1e-5)
+
+
+def check_02_3(tensors_without_gradient):
+    block = MiddleStage(32, 16)
+    block(torch.randn(4, 32, 8, 8)).square().mean().backward()
+    return tensors_without_gradient == sum(not p.grad.any() for p in block.parameters())
 
 
 # 03
