@@ -51,6 +51,7 @@ def main() -> None:
     codec, images = Codec.from_pretrained(), load_images("sample").test.images[:COUNT]
     constant = constants(measured("codec", "recorded"))
     tables = [counted(candidates(codec, image), False, constant) for image in images]
+    chosen = {b: [{name: best(of, b) for name, of in table.items()} for table in tables] for b in BUDGETS}
     chosen = {
         budget: [{name: best(of, budget) for name, of in table.items()} for table in tables] for budget in BUDGETS
     }

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import DownBlock
+from .blocks import MiddleStage, pool_down
 from .codec import Codec
 from .codec.bitstream import unpack
 from .codec.compare import bd_rate
@@ -20,6 +20,7 @@ from .config import TrainConfig, learning_rate
 from .data import batches, load_images, to_model
 from .explore.latents import frozen_norms
 from .files import resource
+from .metrics import psnr
 from .model import DCAE
 from .rearrange import space_to_channel
 from .soap import SOAP
@@ -32,12 +33,30 @@ def _images(count: int = 50) -> Tensor:
 # 00
 
 
-def check_00_1(bits_of_image, bits_of_latent):
-    return (bits_of_image, bits_of_latent) == (24, 32)
+def check_00_1(fewest_bits):
+    x, model = _images(500), DCAE.from_pretrained()
+    with torch.no_grad():
+        z = model.encode(x)
+        low, exact = z.min(), psnr(model.decode(z), x).mean()
+        steps = [(z.max() - low) / (2**bits - 1) for bits in (fewest_bits, fewest_bits - 1)]
+        lost = [exact - psnr(model.decode(((z - low) / step).round() * step + low), x).mean() for step in steps]
+    return lost[0] <= 1 < lost[1]
 
 
-def check_00_2(break_even):
-    return break_even == 24
+def check_00_2(most_costly):
+    x, model = _images(500), DCAE.from_pretrained()
+    with torch.no_grad():
+        z = model.encode(x)
+        means = z.mean((0, 2, 3))
+        left_over = [
+            psnr(model.decode(z.index_fill(1, torch.tensor(k), float(means[k]))), x).mean().item() for k in range(16)
+        ]
+    return most_costly == left_over.index(min(left_over))
+
+
+def check_00_3(highest_quality):
+    codec, ship = Codec.from_pretrained(), load_images("sample").test.images[8]
+    return highest_quality == max(q for q in range(101) if len(codec.compress(ship, q)) <= 307)
 
 
 # 01
@@ -63,15 +82,42 @@ def check_01_3(new_order):
 # 02
 
 
-def check_02_2(my_count):
-    return my_count == sum(p.numel() for p in DownBlock(16, 32).parameters())
+def check_02_1(changed_of_8_groups, changed_of_1_group):
+    before = torch.arange(1024.0).view(1, 16, 8, 8)
+    after = before.clone()
+    after[0, 5, 2, 3] += 100
+    counts = [int((F.group_norm(before, g) != F.group_norm(after, g)).sum()) for g in (8, 1)]
+    return [changed_of_8_groups, changed_of_1_group] == counts
+
+
+def check_02_2(mirrored_up):
+    z = torch.randn(2, 32, 8, 8)
+    return torch.allclose(pool_down(mirrored_up(z, 16), 32), z, atol=1e-5)
+
+
+def check_02_3(tensors_without_gradient):
+    block = MiddleStage(32, 16)
+    block(torch.randn(4, 32, 8, 8)).square().mean().backward()
+    return tensors_without_gradient == sum(not p.grad.any() for p in block.parameters())
 
 
 # 03
 
 
-def check_03_1(my_encoder_count):
-    return my_encoder_count == sum(p.numel() for p in DCAE().encoder.parameters())
+def check_03_1(error_first_coordinate, error_at_best):
+    points = torch.tensor([[3.0, 1.0], [-3.0, -1.0], [1.0, 3.0], [-1.0, -3.0]])
+    smallest = torch.linalg.eigvalsh(points.T @ points / 4)[0].item()
+    expected = points[:, 1].square().mean().item(), smallest
+    return all(math.isclose(*pair, rel_tol=1e-4) for pair in zip((error_first_coordinate, error_at_best), expected))
+
+
+def check_03_2(middle_stage):
+    sizes = ((32, 16), (16, 32), (24, 24), (8, 40))
+    return all(middle_stage(i, o) == sum(p.numel() for p in MiddleStage(i, o).parameters()) for i, o in sizes)
+
+
+def check_03_3(my_rank, pca, x, target):
+    return psnr(pca(x, my_rank - 1), x).mean() <= target < psnr(pca(x, my_rank), x).mean()
 
 
 # 04
