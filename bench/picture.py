@@ -52,9 +52,6 @@ def main() -> None:
     constant = constants(measured("codec", "recorded"))
     tables = [counted(candidates(codec, image), False, constant) for image in images]
     chosen = {b: [{name: best(of, b) for name, of in table.items()} for table in tables] for b in BUDGETS}
-    chosen = {
-        budget: [{name: best(of, budget) for name, of in table.items()} for table in tables] for budget in BUDGETS
-    }
     first, *others = [frame(images, files, budget) for budget, files in chosen.items()]
     times = [900] * len(others) + [3000]  # milliseconds
     first.save(OUT, save_all=True, append_images=others, duration=times, loop=0, optimize=True)
