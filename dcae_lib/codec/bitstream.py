@@ -2,18 +2,21 @@
 
 1 byte    magic number and version: 0xD2
 1 byte    first byte of the model's SHA-256
-1 byte    side of a single square image of 1 to 255 pixels, or 0; then three numbers in LEB128 follow:
-          height, width, and the number of images, or 0 for a single image that is not a batch
+1 byte    side of a single square image of 1 to 255 pixels, or 0; then follow, little-endian,
+          2 bytes height, 2 bytes width, and 4 bytes number of images, or 0 for a single image that is not a batch
 1 byte    quality, 0 to 100
 …         bytes of the range coder, without trailing zero bytes
 4 bytes   CRC-32 of the model's whole SHA-256 and all preceding bytes, little-endian
 """
 
+import struct
 import zlib
 from typing import NamedTuple
 
 MAGIC = 0xD0  # upper half of the first byte
 VERSION = 2  # lower half; version 1 coded tiles of 32×32, each on its own
+SIZE = struct.Struct("<HHI")
+MAX_SIDE = 2**16 - 1
 MAX_PIXELS = 2**26  # of all images in a file: bounds the memory that it can ask for
 
 
@@ -31,8 +34,7 @@ class Header(NamedTuple):
 def pack(header: Header, payload: bytes, model: bytes) -> bytes:
     """Return a file's bytes: header, payload and checksum. `model` is the SHA-256 of the weights."""
     H, W, count, quality = header
-    square = H == W <= 255 and count == 0
-    size = bytes([H]) if square else b"\0" + b"".join(map(_leb128, (H, W, count)))
+    size = bytes([H]) if H == W <= 255 and count == 0 else b"\0" + SIZE.pack(H, W, count)
     body = bytes([MAGIC | VERSION, model[0]]) + size + bytes([quality]) + payload
     return body + zlib.crc32(body, zlib.crc32(model)).to_bytes(4, "little")
 
@@ -57,11 +59,9 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
         raise CorruptStream("the checksum does not match: bytes were lost or changed, or another model wrote them")
     H = W = body[2]
     count, start = 0, 3
-    if H == 0:
-        H, start = _read_leb128(body, start)
-        W, start = _read_leb128(body, start)
-        count, start = _read_leb128(body, start)
-    if start >= len(body) or body[start] > 100:
+    if H == 0 and len(body) > 3 + SIZE.size:
+        (H, W, count), start = SIZE.unpack_from(body, 3), 3 + SIZE.size
+    if body[start] > 100:
         raise CorruptStream("the header holds no quality from 0 to 100")
     try:
         check_size(H, W, count)
@@ -74,25 +74,6 @@ def check_size(H: int, W: int, count: int) -> None:
     """Raise ValueError for images without pixels, or with more than a file may hold."""
     if not H or not W:
         raise ValueError(f"images of {H}×{W} pixels: there is nothing to compress")
-    if H * W * max(count, 1) > MAX_PIXELS:
-        most = f"{MAX_PIXELS / 1e6:.0f} megapixels"
+    if max(H, W) > MAX_SIDE or H * W * max(count, 1) > MAX_PIXELS:
+        most = f"{MAX_PIXELS / 1e6:.0f} megapixels, no side above {MAX_SIDE:,}"
         raise ValueError(f"{max(count, 1)} × {H}×{W} pixels; a file holds at most {most}: split the images")
-
-
-def _leb128(n: int) -> bytes:
-    """Encode a number in base 128, lowest digit first; the top bit of a byte says that another follows."""
-    out = b""
-    while n >= 128:
-        out += bytes([n % 128 + 128])
-        n //= 128
-    return out + bytes([n])
-
-
-def _read_leb128(data: bytes, start: int) -> tuple[int, int]:
-    """Return a number of at most five bytes and the index after it."""
-    n = 0
-    for k, byte in enumerate(data[start : start + 5]):
-        n |= (byte & 127) << 7 * k
-        if byte < 128:
-            return n, start + k + 1
-    raise CorruptStream("a number in the header does not end")

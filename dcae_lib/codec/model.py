@@ -90,17 +90,13 @@ class RateModel(nn.Module):
 
     @torch.no_grad()
     def start_from(self, model: DCAE, x: Tensor) -> None:
-        """Take over the weights of a DCAE, its norms with their mean statistics on pictures x: [N, 3, H, W]."""
+        """Take over a DCAE with one group per norm, and as constants its norms' statistics on pictures [N, 3, H, W]."""
         weights = model.state_dict()
 
         def keep(name: str, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
-            groups = inputs[0].unflatten(1, (norm.num_groups, -1)).flatten(2)
-            size = norm.num_channels // norm.num_groups
-            mean, variance = (
-                part.mean(0).repeat_interleave(size) for part in (groups.mean(2), groups.var(2, correction=0))
-            )
-            weights[f"{name}.weight"] = norm.weight / (variance + norm.eps).sqrt()
-            weights[f"{name}.bias"] = norm.bias - weights[f"{name}.weight"] * mean
+            variance, mean = torch.var_mean(inputs[0], (1, 2, 3), correction=0)
+            weights[f"{name}.weight"] = norm.weight / (variance.mean() + norm.eps).sqrt()
+            weights[f"{name}.bias"] = norm.bias - weights[f"{name}.weight"] * mean.mean()
 
         norms = {name: norm for name, norm in model.named_modules() if isinstance(norm, nn.GroupNorm)}
         hooks = [norm.register_forward_pre_hook(partial(keep, name)) for name, norm in norms.items()]
