@@ -98,9 +98,8 @@ class Thumbnails(widgets.HBox):
         for k, button in enumerate(self.buttons):
             button.add_class("dcae-thumbnail").add_class(f"{kind}-{k}")
             button.on_click(lambda _, k=k: self.set_trait("value", k))
-        box = widgets.Layout(flex_flow="row wrap", align_items="center")
         style, title = widgets.HTML(f"<style>{' '.join(rules)}</style>"), label(name).add_class("dcae-name")
-        super().__init__([style, title, *self.buttons], layout=box)
+        super().__init__([style, title, *self.buttons], layout={"flex_flow": "row wrap", "align_items": "center"})
         self.observe(self._mark, "value")
         self.value = min(chosen, len(images) - 1)
 
