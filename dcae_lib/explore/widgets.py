@@ -17,7 +17,7 @@ from ..metrics import psnr
 
 SIDE, BOARD = 192, 256  # of a picture and of a board on the screen, in CSS pixels
 CSS, PAINT = (Path(__file__).with_name(name).read_text() for name in ("style.css", "paint.js"))
-STYLE = f'<style onload="{html.escape(PAINT)}">\n{CSS}</style>'  # a <script> would never run
+STYLE = f'<style>\n{CSS}</style><style onload="{html.escape(PAINT)}">/**/</style>'  # a <script> would not run
 
 
 class Explorer(widgets.VBox):
