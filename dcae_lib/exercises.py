@@ -18,7 +18,7 @@ from .codec.compare import bd_rate
 from .codec.model import trade
 from .config import TrainConfig, learning_rate
 from .data import batches, load_images, to_model
-from .explore.latents import frozen_norms
+from .explore import latents
 from .files import resource
 from .metrics import psnr
 from .model import DCAE
@@ -214,6 +214,36 @@ def check_05_3(keep, resume):
 # 06
 
 
+def _channel(model, z, k, gain):
+    gains = torch.ones(16)
+    gains[k] = gain
+    return latents.decode_all(model, latents.scale_channels(z, gains, z.mean((0, 2, 3))))
+
+
+def check_06_1(turns_yellow, can_go):
+    model = DCAE.from_pretrained()
+    z = latents.encode_all(model, _images(64))
+    birds = torch.stack([_channel(model, z, k, -2)[2].mean((1, 2)) for k in range(16)])  # [16, 3]
+    yellow = birds[:, :2].amin(1) - birds[:, 2]  # the lesser of red and green, over blue
+    return (turns_yellow, can_go) == (yellow.argmax(), latents.effects(model, z)[1].argmax())
+
+
+def check_06_2(missed_most):
+    model = DCAE.from_pretrained()
+    z = latents.encode_all(model, _images(500))
+    found = {k: int(missed_most(k)) for k in (2, 8, 15)}
+    whole = latents.decode_all(model, z)
+    close = {k: psnr(_channel(model, z, k, 0), whole) for k in found}
+    return all(close[k][answer] < close[k].min() + 0.3 for k, answer in found.items())
+
+
+def check_06_3(reach_of):
+    model, sites = DCAE.from_pretrained(), torch.eye(64, dtype=torch.bool).view(8, 8, 8, 8)
+    z = latents.encode_all(model, _images(1))[0]
+    places = ((0, 0), (3, 5), (7, 2))
+    return all(torch.equal(reach_of(*place), latents.reach(model, z, sites[place])) for place in places)
+
+
 # 07
 
 
@@ -258,7 +288,7 @@ def check_08_3(mine):
 
 def check_09_1(from_the_middle, from_the_corner):
     model, x, counts = DCAE.from_pretrained().double(), _images(1).double(), []
-    with frozen_norms(model.encoder, x), torch.no_grad():
+    with latents.frozen_norms(model.encoder, x), torch.no_grad():
         for place in (16, 0):
             changed = x.clone()
             changed[..., place, place] += 1

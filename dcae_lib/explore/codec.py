@@ -27,7 +27,7 @@ def budget(codec: Codec, images: ImageSet, record: dict) -> Explorer:
     prepared = lru_cache(None)(lambda k: candidates(codec, x[k]))  # half a second per image
     names = list(counted(prepared(0), True, {}))
     pick = Thumbnails(x)
-    size = slider("bytes", 400, 60, 600, 4, width=440, kind=widgets.IntSlider)
+    size = slider("bytes", 400, 60, 600, 4, kind=widgets.IntSlider)
     headers = widgets.Checkbox(True, indent=False, description="count headers")
     original, spent, *results = (Picture("") for _ in ("original", "bits", *names))
 

@@ -48,16 +48,15 @@ def channels(model: DCAE, images: ImageSet) -> Explorer:
     mean, bounds = z.mean((0, 2, 3)), z.abs().amax((0, 2, 3))
     stamps, costs = latents.effects(model, z[:64])
     stamps = center_crop(stamps / stamps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12), [16, 16])
-    pick, pictures = Thumbnails(x), {name: Picture("") for name in COMPARED}
-    gains = [slider("", 1, -2, 2, 0.1, width=150, readout_format=".1f") for _ in costs]
-    narrow = widgets.Layout(width="48px")
-    switches = [widgets.Checkbox(True, description=str(k), indent=False, layout=narrow) for k in range(len(costs))]
-    maps, effects = ([Picture("", 52) for _ in costs] for _ in range(2))
+    pick, pictures = Thumbnails(x), {name: Picture("", 144) for name in COMPARED}
+    gains = [slider("", 1, -2, 2, 0.1, width=216, readout_format=".1f") for _ in costs]
+    switches = [widgets.Checkbox(True, description=str(k), indent=False) for k in range(len(costs))]
+    maps, effects = ([Picture("", 36) for _ in costs] for _ in range(2))
     cells = []
     for cost, stamp, gain, switch, values, effect in zip(costs, stamps, gains, switches, maps, effects):
         effect.show(stamp)
-        head = widgets.HBox([switch, values.image, effect.image])
-        cells.append(widgets.VBox([head, gain, label(f"<small>without it {cost:.0f} dB</small>")]))
+        scale = widgets.VBox([gain, label(f"<small>without it {cost:.0f} dB</small>")])
+        cells.append(widgets.HBox([switch, values.image, effect.image, scale]).add_class("dcae-channel"))
 
     def draw() -> None:
         factors = torch.tensor([gain.value * switch.value for gain, switch in zip(gains, switches)])
@@ -68,11 +67,11 @@ def channels(model: DCAE, images: ImageSet) -> Explorer:
 
     reset = button("reset", lambda: explorer.set_all(gains=1.0, switches=True))
     off = button("all off", lambda: explorer.set_all(gains=1.0, switches=False))
-    grid = widgets.GridBox(cells, layout=widgets.Layout(grid_template_columns="repeat(4, 186px)", grid_gap="10px 4px"))
+    parts = {"dcae-channels": cells, "dcae-beside": [*pictures.values()]}
     still = plots.channel_sheet(z[0], bounds, stamps, [f"{k}: {cost:.0f} dB" for k, cost in enumerate(costs)])
     controls = {"image": pick, "gains": gains, "switches": switches}
-    rows = [pick, [*pictures.values()], [reset, off], grid]
-    explorer = Explorer(rows, controls, pictures, still, draw)
+    both = widgets.Box([widgets.Box(of).add_class(name) for name, of in parts.items()]).add_class("dcae-both")
+    explorer = Explorer([[pick, reset, off], both], controls, pictures, still, draw)
     return explorer
 
 
@@ -80,7 +79,7 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
     """Walk from one picture to another, through the latents and through the pixels."""
     x, z = _encode(model, images)
     first, second = Thumbnails(x, 3, "from"), Thumbnails(x, 7, "to")
-    percent = slider("% of the way", 50, 0, 100, 5, width=440, kind=widgets.IntSlider)
+    percent = slider("% of the way", 50, 0, 100, 5, kind=widgets.IntSlider)
     play = widgets.Play(value=50, min=0, max=100, step=5, interval=200)
     play.repeat = play._repeat = True  # in ipywidgets 8 and in 7
     widgets.jslink((play, "value"), (percent, "value"))
@@ -98,7 +97,7 @@ def interpolation(model: DCAE, images: ImageSet) -> Explorer:
         across.show(pixels[0], f"through the pixels, {decibels(y[0], pixels[0])} between them")
         strip.show(torch.cat([torch.cat([*row], 2) for row in walk(shares)], 1))
 
-    rows = [[label("from"), first], [label("to"), second], [play, percent], [through, across], strip]
+    rows = [first, second, [play, percent], [through, across], strip]
     controls = {"from": first, "to": second, "percent": percent}
     pictures = {"latents": through, "pixels": across, "strip": strip}
     still = plots.image_rows(dict(zip(pictures, walk(shares))), [f"{100 * t:.0f} %" for t in shares.flatten()])
@@ -157,7 +156,7 @@ def damage(model: DCAE, images: ImageSet) -> Explorer:
     x, z = _encode(model, images)
     mean, std = z.mean((0, 2, 3))[:, None, None], z.std((0, 2, 3))[:, None, None]
     noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)) * std
-    strength, hint = slider("noise, σ", 0, 0, 2, 0.05), "punch holes: click the picture"
+    strength, hint = slider("noise, σ", 0, 0, 2, 0.05), "punch holes: click or drag"
     change: Change = lambda k, sites: torch.where(sites, mean, z[k] + strength.value * noise)  # noqa: E731
     return _on_sites(model, x, z, change, hint, strength, {"noise": strength})
 
@@ -165,13 +164,13 @@ def damage(model: DCAE, images: ImageSet) -> Explorer:
 def brush(model: DCAE, images: ImageSet) -> Explorer:
     """Paint the latent of another picture into this one; see how far the paint reaches."""
     x, z = _encode(model, images)
-    paint, hint = Thumbnails(x, 7, "paint"), "paint: click the picture"
+    paint, hint = Thumbnails(x, 7, "paint"), "paint: click or drag"
     change: Change = lambda k, sites: torch.where(sites, z[paint.value], z[k])  # noqa: E731
-    return _on_sites(model, x, z, change, hint, [label("paint with"), paint], {"paint": paint})
+    return _on_sites(model, x, z, change, hint, paint, {"paint": paint})
 
 
 def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row, controls: dict) -> Explorer:
-    """Build `damage` or `brush`: click sites, and see the picture and, on a log scale, where it changes."""
+    """Build `damage` or `brush`: choose sites, and see the picture and, on a log scale, where it changes."""
     pick, result, changes, status = Thumbnails(x), Picture("", BOARD), Picture("", BOARD), label("")
     clickable, sites = board(result.image, *z.shape[2:])
     freeze = widgets.Checkbox(False, indent=False, description="freeze the norms")

@@ -16,7 +16,8 @@ from ..data import DataError, as_png
 from ..metrics import psnr
 
 SIDE, BOARD = 192, 256  # of a picture and of a board on the screen, in CSS pixels
-STYLE = f"<style>\n{Path(__file__).with_name('style.css').read_text()}</style>"
+CSS, PAINT = (Path(__file__).with_name(name).read_text() for name in ("style.css", "paint.js"))
+STYLE = f'<style>\n{CSS}</style><style onload="{html.escape(PAINT)}">/**/</style>'  # a <script> would not run
 
 
 class Explorer(widgets.VBox):
@@ -31,7 +32,7 @@ class Explorer(widgets.VBox):
         self.controls, self.pictures, self.message = controls, pictures, label("")
         self.draw, self.paused = draw, False
         self.still = base64.b64encode(plots.figure_png(still)).decode()
-        centred = widgets.Layout(align_items="center")
+        centred = widgets.Layout(align_items="center", flex_flow="row wrap")
         boxes = [widgets.HBox(row, layout=centred) if isinstance(row, list) else row for row in rows]
         super().__init__([widgets.HTML(STYLE), *boxes, self.message])
         draw()
@@ -83,7 +84,7 @@ class Picture(widgets.VBox):
 
 
 class Thumbnails(widgets.HBox):
-    """Up to 12 pictures to click; `value`, which can be observed, is the index of the chosen one."""
+    """A name and up to 12 pictures to click; `value`, which can be observed, is the index of the chosen one."""
 
     value = Int(-1)  # until one is chosen
 
@@ -96,8 +97,8 @@ class Thumbnails(widgets.HBox):
         for k, button in enumerate(self.buttons):
             button.add_class("dcae-thumbnail").add_class(f"{kind}-{k}")
             button.on_click(lambda _, k=k: self.set_trait("value", k))
-        box = widgets.Layout(flex_flow="row wrap", align_items="center")
-        super().__init__([widgets.HTML(f"<style>{' '.join(rules)}</style>"), *self.buttons], layout=box)
+        style, title = widgets.HTML(f"<style>{' '.join(rules)}</style>"), label(name).add_class("dcae-name")
+        super().__init__([style, title, *self.buttons], layout={"flex_flow": "row wrap", "align_items": "center"})
         self.observe(self._mark, "value")
         self.value = min(chosen, len(images) - 1)
 
@@ -133,9 +134,9 @@ def label(text: str) -> widgets.HTML:
     return widgets.HTML(text).add_class("dcae-label")
 
 
-def slider(name: str, value, low, high, step, width: int = 340, kind=widgets.FloatSlider, **options) -> widgets.Widget:
+def slider(name: str, value, low, high, step, width: int = 440, kind=widgets.FloatSlider, **options) -> widgets.Widget:
     """Return a slider from low to high, `width` CSS pixels wide with its name and value."""
-    style, layout = {"description_width": "auto" if name else "0"}, widgets.Layout(width=f"{width}px")
+    style, layout = {"description_width": "auto" if name else "0"}, widgets.Layout(width=f"{width}px", max_width="98%")
     return kind(value, min=low, max=high, step=step, description=name, layout=layout, style=style, **options)
 
 

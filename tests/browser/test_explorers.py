@@ -64,6 +64,14 @@ def test_clicks_into_the_picture_change_it_and_back(opened, name):
     assert shown.pixels(board) != clean and shown.pixels(changes) != still
     site.click()
     assert shown.pixels(board) == clean
+    active = shown.box.locator(".dcae-site.mod-active")
+    for start, count in ((18, 3), (19, 1)):  # a stroke over three sites; one that starts on a painted site erases
+        shown.box.locator(".dcae-site").nth(start).hover()
+        shown.page.mouse.down()
+        shown.box.locator(".dcae-site").nth(20).hover()
+        shown.page.mouse.up()
+        shown.settle()
+        assert active.count() == count
 
 
 def test_play_walks_between_pictures_until_stopped(opened):

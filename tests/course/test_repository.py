@@ -17,7 +17,7 @@ from student import without_solutions
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = [ROOT / name for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()]
-KINDS = {".py", ".md", ".ipynb", ".yml", ".toml", ".cff", ".txt", ".json", ".cfg", ".css", ".j2", ""}
+KINDS = {".py", ".md", ".ipynb", ".yml", ".toml", ".cff", ".txt", ".json", ".cfg", ".css", ".js", ".j2", ""}
 TEXTS = {path: path.read_text(encoding="utf-8") for path in TRACKED if path.suffix in KINDS and path.is_file()}
 MODULES = [path for path in TEXTS if path.is_relative_to(ROOT / "dcae_lib") and path.suffix == ".py"]
 PAGES = [path for path in TEXTS if path.suffix == ".md"]
