@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .data import read_picture
-from .files import CLONE, resource
+from .files import CLONE, PACKAGE, resource
 from .plots import use_style
 
 PROFILES = {"quick": "sample", "full": "cifar10"}  # profile: data set
@@ -62,21 +63,19 @@ def recorded_pictures() -> dict[int, Tensor]:
     return {epoch: torch.stack(row.split(32, dim=2)) for epoch, row in rows.items()}
 
 
-def say(text: str, value: float, low: float, high: float) -> None:
-    """Print bounds, which repeat on every machine, instead of a value; AssertionError if the value is outside them."""
-    if not low <= value <= high:
-        raise AssertionError(f"{text}: {value:.4g} is not between {low:g} and {high:g}")
-    print(f"{text}: between {low:g} and {high:g}")
-
-
-def check(exercise: str, *answer) -> None:
-    """Print "right" or "not yet" for an answer to an exercise such as "03.1": numbers, tensors or functions."""
-    from . import exercises
-
+def check(exercise: str, *answer, rtol: float = 1e-5) -> None:
+    """Print "right" or "not yet" for an answer: numbers, lists and tensors of them, or functions that return them."""
     try:
-        right = getattr(exercises, f"check_{exercise.replace('.', '_')}")(*answer)
+        expected = json.loads((PACKAGE / "answers.json").read_text())[exercise]
+        right = np.allclose(fingerprint(*answer), expected, rtol=rtol)
         print("right" if right else "not yet")
-    except (TypeError, AttributeError):  # the answer is still None, or of another kind
+    except (TypeError, AttributeError, ValueError):  # the answer is still None, of another kind, or too long
         print("not yet")
-    except Exception as error:
-        print(f"not yet: {type(error).__name__}: {error}")
+
+
+def fingerprint(*answer) -> list[float]:
+    """Return a few numbers that tell answers apart without giving them away: their count, and three random sums."""
+    parts = [part() if callable(part) else part for part in answer]
+    values = torch.cat([torch.as_tensor(part, dtype=torch.float64).flatten() for part in parts])
+    weights = torch.rand(3, len(values), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return [len(values), *(weights @ values).tolist()]

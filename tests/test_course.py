@@ -12,12 +12,8 @@ def test_a_notebook_writes_where_it_is_told(tmp_path, monkeypatch, one_thread):
 
 
 def test_an_answer_is_right_or_not_yet(capsys):
-    for answer in ((128, 1024), (128, 31), (None, None)):
+    for answer in ((128, 1024), (torch.tensor([128]), [1024.0]), (lambda: (128, 1024),)):
         check("02.1", *answer)
-    check("01.1", lambda z, r: None)
-    check("01.1", torch.nn.functional.pixel_shuffle)
-    check("01.1", lambda z, r: z.view(0))
-    said = capsys.readouterr().out.splitlines()
-    assert said[:5] == ["right", "not yet", "not yet", "not yet", "right"] and said[5].startswith(
-        "not yet: RuntimeError"
-    )
+    for answer in ((128, 1023), (1024, 128), (128,), (None, None), (lambda: None,), (torch.zeros(2, 3), [[1], [2, 3]])):
+        check("02.1", *answer)
+    assert capsys.readouterr().out.split("\n") == ["right"] * 3 + ["not yet"] * 6 + [""]

@@ -1,16 +1,14 @@
 """The notebooks as a reader runs them: executed by papermill, solutions included, in a clone or far from one."""
 
-import ast
 import json
-import re
 import socket
 import sys
 from contextlib import ExitStack, nullcontext, suppress
-from itertools import pairwise
 
 import nbformat
 import papermill
 import pytest
+from answers import with_solutions
 from run_all import NOTEBOOKS, ROOT, NotebookFailed, measured, number, run_all, write_index
 
 pytestmark = pytest.mark.slow
@@ -21,41 +19,6 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 def outputs(notebook):
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
-
-
-def names(statement):
-    """Return what a statement of the top level assigns or defines."""
-    if isinstance(statement, ast.FunctionDef):
-        return {statement.name}
-    targets = statement.targets if isinstance(statement, ast.Assign) else []
-    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
-
-
-def solved(exercise, solution):
-    """Return an exercise with the solution in the place of what it defines; None if it defines nothing of it."""
-    given = set().union(*map(names, ast.parse(solution).body))
-    lines = exercise.splitlines()
-    stubs = [s for s in ast.parse(exercise).body if names(s) & given]
-    assert all(b.lineno == a.end_lineno + 1 for a, b in pairwise(stubs)), "the solution would replace its check"
-    for stub in reversed(stubs):
-        lines[stub.lineno - 1 : stub.end_lineno] = solution.splitlines() if stub is stubs[0] else []
-    return "\n".join(lines) if stubs else None
-
-
-def with_solutions(path):
-    """Read a notebook and paste every folded solution into its exercise; those of open ones into cells of their own."""
-    notebook, cells = nbformat.read(path, 4), []
-    for cell in notebook.cells:
-        cells.append(cell)
-        folded = re.findall(r"<details>.*?</details>", cell.source, re.S) if cell.cell_type == "markdown" else []
-        for code in re.findall(r"^```python\n(.*?)^```", "\n".join(folded), re.M | re.S):
-            exercise = next(cell for cell in reversed(cells) if cell.cell_type == "code")
-            if whole := solved(exercise.source, code):
-                exercise.source, exercise.metadata["solved"] = whole, True
-            else:
-                cells.append(nbformat.v4.new_code_cell(code))
-    notebook.cells = cells
-    return notebook
 
 
 @pytest.fixture(scope="module")
