@@ -28,7 +28,6 @@ def compute(model: DCAE, test: ImageSet, rounds: int) -> dict[str, float]:
         "quantisation": (explore.quantisation(model, test).controls["levels"], (8, 16)),
         "damage": (explore.damage(model, test).controls["noise"], (0.5, 1.0)),
         "brush": (explore.brush(model, test).controls["sites"][27], (True, False)),
-        "classes": (explore.classes(model, test).controls["class"], (3, 6)),
     }
 
     def move(control, values: cycle):

@@ -1,7 +1,6 @@
 """Figures in one style: the original left or above, the result right or below, pixels never smoothed."""
 
 import io
-from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,25 +59,6 @@ def image_rows(rows: dict[str, Tensor], titles: list[str] | None = None) -> Figu
     for ax, title in zip(axes[0], titles or []):
         ax.set_title(title)
     return fig
-
-
-def live_curve(place, line: float, label: str) -> Callable[..., None]:
-    """Return an `after_epoch` that draws the test PSNR into a display handle, and where it passes a line in dB."""
-
-    def draw(state) -> None:
-        psnr = [row["psnr"] for row in state.history]
-        fig, ax = plt.subplots()
-        ax.plot(range(1, len(psnr) + 1), psnr, marker="o", label=f"epoch {len(psnr)}: {psnr[-1]:.2f} dB")
-        ax.axhline(line, color=GREY, linestyle=":", label=f"{label}: {line:.2f} dB")
-        if passed := next((epoch for epoch, value in enumerate(psnr, 1) if value > line), None):
-            ax.annotate(f"passed in epoch {passed}", (passed, line), (0, 8), textcoords="offset points", ha="right")
-        ax.set(xlabel="epoch", ylabel="PSNR on test images, dB", xlim=(0.5, state.config.epochs + 0.5))
-        ax.locator_params(axis="x", integer=True)
-        ax.legend(loc="lower right")
-        place.update(fig)
-        plt.close(fig)
-
-    return draw
 
 
 def error_maps(y: Tensor, x: Tensor, gain: float = 4.0) -> Tensor:

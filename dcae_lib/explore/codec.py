@@ -1,4 +1,4 @@
-"""Explorers of the codec: the best picture within a budget of bytes, and curves of rate and distortion."""
+"""An explorer of the codec: the best picture within a budget of bytes."""
 
 from functools import lru_cache
 from itertools import product
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import plots
 from ..codec import Codec
-from ..codec.compare import WAYS, Encoded, best, candidates, constants, counted, draw_curves
+from ..codec.compare import Encoded, best, candidates, constants, counted
 from ..data import ImageSet
 from .widgets import Explorer, Picture, Thumbnails, slider
 
@@ -72,22 +72,3 @@ def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict) -> 
             ax.set_xlabel(f"{file.size} bytes, {file.psnr:.1f} dB" if file else smallest, fontsize=8)
     plots.show_image(axes[0, 0], image, "original")
     return fig
-
-
-def curves(record: dict) -> Explorer:
-    """Plot rate against distortion from what bench/rd.py wrote; choose the metric and the way of counting."""
-    metric = widgets.ToggleButtons(options=[("PSNR", "psnr"), ("SSIM", "ssim")], style={"button_width": "auto"})
-    way = widgets.ToggleButtons(options=[*WAYS.items()], value="stripped", style={"button_width": "auto"})
-    caption = "means over the test images of CIFAR-10; the KLT has no files, but the bits of an ideal code"
-    picture = Picture(caption, 640, 400)
-    picture.image.remove_class("dcae-pixels")  # smooth lines
-
-    def figure() -> Figure:
-        fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-        draw_curves(ax, record, metric.value, way.value)
-        return fig
-
-    def draw() -> None:
-        picture.image.value = plots.figure_png(figure(), dpi=200)
-
-    return Explorer([metric, way, picture], {"metric": metric, "way": way}, {"curves": picture}, figure(), draw)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
 from .. import plots
-from ..data import CLASSES, ImageSet, read_picture, to_model
+from ..data import ImageSet, read_picture, to_model
 from ..files import resource
 from ..model import DCAE
 from ..tiles import reconstruct
@@ -203,26 +203,6 @@ def _on_sites(model: DCAE, x: Tensor, z: Tensor, change: Change, hint: str, row,
     rows = [pick, row, [clear, freeze], boards, status, label(key)]
     explorer = Explorer(rows, controls, {"result": result, "change": changes}, still, draw)
     return explorer
-
-
-def classes(model: DCAE, images: ImageSet) -> Explorer:
-    """Compare the decoded mean latent of each class with the mean of its pixels; the images have labels."""
-    x, z = _encode(model, images, count=None)
-    labels = torch.as_tensor(images.labels)
-    kinds = labels.unique()
-    means, pixels = (torch.stack([v[labels == k].mean(0) for k in kinds]) for v in (z, x))
-    decoded = latents.decode_all(model, means).clamp(-1, 1)
-    left, right = Picture("mean latent, decoded"), Picture("")
-    names = [CLASSES[k] for k in kinds]
-    choice = widgets.ToggleButtons(options=[(name, k) for k, name in enumerate(names)], style={"button_width": "auto"})
-
-    def draw() -> None:
-        y, mean = decoded[choice.value], pixels[choice.value]
-        left.show(y)
-        right.show(mean, f"mean of the pixels, {decibels(y, mean)} between them")
-
-    still = plots.image_rows({"latents": decoded, "pixels": pixels}, names)
-    return Explorer([choice, [left, right]], {"class": choice}, {"latents": left, "pixels": right}, still, draw)
 
 
 def upload(model: DCAE, photo: str | Path | None = None) -> Explorer:

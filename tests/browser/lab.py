@@ -23,7 +23,6 @@ SCREENSHOTS = ROOT / "results" / "browser"  # git-ignored: to look at
 CODEC_CELLS = [
     'import json\nrecord = json.loads((resource("recorded") / "codec.json").read_text())',
     "from dcae_lib import Codec\nexplore.budget(Codec.from_pretrained(), pictures, record)",
-    "explore.curves(record)",
 ]
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
 PLACES = "JUPYTER_CONFIG_DIR JUPYTER_DATA_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR".split()

@@ -29,15 +29,3 @@ def test_long_drags_settle_on_the_last_value(budget):
     budget.press(0, "ArrowLeft")
     budget.press(0, "ArrowRight")
     assert budget.pixels(budget.picture("JPEG")) == last
-
-
-def test_buttons_choose_the_curves(opened):
-    shown = opened.explorer("curves")
-    picture = shown.box.locator(".dcae-picture img").first
-    pixels = [shown.pixels(picture)]
-    for button in ("SSIM", "whole files", "500 images in one file", "PSNR"):
-        shown.click(button)
-        pixels.append(shown.pixels(picture))
-    assert len(set(pixels)) == 5
-    shown.box.get_by_role("button", name="without what all files share").press("Enter")
-    assert shown.pixels(picture) == pixels[0]

@@ -16,7 +16,7 @@ from dcae_lib.tiles import reconstruct
 
 WHOLE = "img => img.complete && img.naturalWidth > 0"
 FITS = "e => e.scrollWidth <= e.clientWidth + 1 && e.scrollHeight <= e.clientHeight + 1"
-EXPLORERS = "channels brush upload interpolation directions classes quantisation damage budget curves".split()
+EXPLORERS = "channels brush upload interpolation directions quantisation damage budget".split()
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
@@ -126,7 +126,7 @@ def test_labels_are_light_on_dark_pages(opened):
     change = "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: `JupyterLab ${name}`})"
     opened.page.evaluate(change, "Dark")
     opened.page.wait_for_selector("body[data-jp-theme-light=false] .jp-Notebook")
-    for name in ("channels", "budget", "curves"):
+    for name in ("channels", "budget"):
         shown = opened.explorer(name)
         shown.box.screenshot(path=SCREENSHOTS / f"{name}-dark.png")
         labels = shown.box.locator(".dcae-label")

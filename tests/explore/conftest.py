@@ -22,7 +22,7 @@ class Course:
 
     def __getitem__(self, name):
         if name not in self.built:
-            others = {"upload": (self.model,), "budget": (self.codec, self.images, RECORD), "curves": (RECORD,)}
+            others = {"upload": (self.model,), "budget": (self.codec, self.images, RECORD)}
             self.built[name] = getattr(explore, name)(*others.get(name, (self.model, self.images)))
         return self.built[name]
 

@@ -1,16 +1,15 @@
-"""The explorers of the codec: the pictures shown are the best that fit, and the curves are the record's."""
+"""The explorer of the codec: the pictures shown are the best that fit."""
 
 import re
 from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 import torch
-from inspection import RECORD, on, pixels, points, shown
+from inspection import RECORD, on, pixels
 
-from dcae_lib import explore, to_model
-from dcae_lib.codec.compare import QUALITIES, WAYS, best, candidates, constants, counted, decode
+from dcae_lib import to_model
+from dcae_lib.codec.compare import QUALITIES, best, candidates, constants, counted, decode
 from dcae_lib.explore import codec as codec_explorers
 from dcae_lib.explore.widgets import decibels
 
@@ -56,12 +55,3 @@ def test_each_image_is_prepared_once(explorer, course, monkeypatch):
     assert not compressed
     for explorer.controls["image"].value in (7, 0, 7):
         assert len(compressed) == len(QUALITIES["DCAE"])
-
-
-@pytest.mark.parametrize("record, count", [(RECORD, 6), ({}, 2), (dict(curves={"DCAE": dict(whole=points(1))}), 4)])
-def test_curves_are_drawn_as_far_as_records_go(course, record, count):
-    explorer, drawn = explore.curves(record), set()
-    for explorer.controls["metric"].value, explorer.controls["way"].value in product(("psnr", "ssim"), WAYS.values()):
-        assert explorer.message.value == "" and pixels(explorer.pictures["curves"]).shape[1:] == (800, 1280)
-        drawn.add(bytes(shown(explorer)["curves"]))
-    assert len(drawn) == count

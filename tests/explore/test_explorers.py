@@ -16,7 +16,7 @@ from dcae_lib import ImageSet, explore, plots
 from dcae_lib.explore import latents
 from dcae_lib.explore.widgets import Picture, decibels
 
-ALL = "channels interpolation directions quantisation damage brush classes upload budget curves".split()
+ALL = "channels interpolation directions quantisation damage brush upload budget".split()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -25,7 +25,7 @@ def test_explorers_are_widgets_with_a_small_still_figure(course, name):
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == course[name].model_id
     image = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
     image.load()
-    assert image.format == "PNG" and image.width == (640 if name == "curves" else 800)
+    assert image.format == "PNG" and image.width == 800
     assert len(bundle["image/png"]) < 150_000 and len(np.unique(np.array(image).reshape(-1, 4), axis=0)) > 100
     assert course[name].message.value == "" and not plt.get_fignums()
 
@@ -44,11 +44,8 @@ MOVES = [
     ("quantisation", "levels", 4, "result difference"),
     *[("damage", control, value, "result change") for control, value in (*ON_SITES, ("noise", 0.5))],
     *[("brush", control, value, "result change") for control, value in (*ON_SITES, ("paint", 5))],
-    ("classes", "class", 3, "latents pixels"),
     ("budget", "image", 5, "original DCAE AVIF WebP JPEG bits"),
     ("budget", "bytes", 200, "DCAE AVIF WebP JPEG bits"),
-    ("curves", "metric", "ssim", "curves"),
-    ("curves", "way", "mosaic", "curves"),
 ]
 
 
@@ -178,14 +175,6 @@ def test_brushes_paint_latents_of_another_picture(explorer, course):
     z = course.z[4].clone()
     z[:, 5, 2], z[:, :2, :2] = course.z[3, :, 5, 2], course.z[3, :, :2, :2]
     assert_shows(explorer, result=course.decode(z))
-
-
-@on("classes")
-def test_classes_show_mean_latents_and_mean_pixels(explorer, course):
-    explorer.controls["class"].value = 6
-    y, x = course.decode(course.z[6::10].mean(0)), course.x[6::10].mean(0)
-    assert_shows(explorer, latents=y, pixels=x)
-    assert explorer.pictures["pixels"].title.value == f"mean of the pixels, {decibels(y, x)} between them"
 
 
 @pytest.mark.parametrize("count", [1, 2])
