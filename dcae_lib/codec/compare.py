@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from PIL import features
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
@@ -25,7 +24,6 @@ NAMES = ("DCAE", "AVIF", "WebP", "JPEG")
 STANDARD = "JPEG, standard tables"  # longer files, which share more bytes at one quality
 # As many as can be prepared in half a second; steps of 4 are about ten bytes apart.
 QUALITIES = {"DCAE": range(0, 101, 4), "AVIF": range(0, 101, 4), "WebP": range(101), "JPEG": range(101)}
-WAYS = {"whole files": "whole", "without what all files share": "stripped", "500 images in one file": "mosaic"}
 COLORS = {"DCAE": BLUE, "AVIF": RED, "WebP": GREEN, "JPEG": ORANGE, "JPEG XL": PINK, "JPEG 2000": SKY, "KLT": GREY}
 STYLES: dict[str, dict] = {"DCAE": dict(linewidth=3, zorder=3), "KLT": dict(linestyle="--")}
 
@@ -57,12 +55,10 @@ def decode(data: bytes) -> Tensor:
 
 
 def candidates(codec: Codec, image: Tensor) -> dict[str, list[Encoded]]:
-    """Encode uint8 [3, H, W] with each codec at each of its QUALITIES, JPEG twice; no AVIF if Pillow lacks it."""
+    """Encode uint8 [3, H, W] with each codec at each of its QUALITIES, JPEG twice."""
     files = {}
     for kind in (*NAMES, STANDARD):
         name = kind.split(",")[0]
-        if name == "AVIF" and not features.check("avif"):
-            continue
         if name == "DCAE":  # previews: decoding all files would take a second
             data = [codec.compress(image, quality) for quality in QUALITIES[name]]
             decoded = torch.cat([codec.preview(image, quality) for quality in QUALITIES[name]])
@@ -75,30 +71,20 @@ def candidates(codec: Codec, image: Tensor) -> dict[str, list[Encoded]]:
     return files
 
 
-def constants(record: dict) -> dict[str, dict[int, int]]:
-    """Read from a record of bench/rd.py how many bytes all files share, as {codec: {quality: bytes}}."""
-    points = {name: record.get("curves", {}).get(name, {}).get("stripped", []) for name in NAMES}
-    return {name: {point["quality"]: point["constant"] for point in curve} for name, curve in points.items() if curve}
+def constants(record: dict) -> dict[str, int]:
+    """Read from a record of bench/rd.py how many bytes all files of a codec share, at the quality where it is least."""
+    curves = {name: record.get("curves", {}).get(name, {}).get("stripped") for name in NAMES}
+    return {name: min(point["constant"] for point in curve) for name, curve in curves.items() if curve}
 
 
-def counted(files: dict[str, list[Encoded]], headers: bool, constant: dict) -> dict[str, list[Encoded]]:
-    """Set the sizes that count: whole files, or without the bytes that all files of a codec at one quality share.
-
-    Between two recorded qualities the smaller of their constants is subtracted, beyond the last one its own. A codec
-    missing from `constant` is counted whole.
-    """
+def counted(files: dict[str, list[Encoded]], headers: bool, constant: dict[str, int]) -> dict[str, list[Encoded]]:
+    """Set the sizes that count: whole files, or without the `constant` bytes that all files of a codec share."""
     out = {}
     for name in filter(files.get, NAMES):
-        known = {} if headers else constant.get(name, {})
-        kind = STANDARD if name == "JPEG" and known else name
-        out[name] = [file._replace(size=max(0, file.size - _shared(known, file.quality))) for file in files[kind]]
+        shared = 0 if headers else constant.get(name, 0)
+        kind = STANDARD if name == "JPEG" and shared else name
+        out[name] = [file._replace(size=max(0, file.size - shared)) for file in files[kind]]
     return out
-
-
-def _shared(known: dict[int, int], quality: int) -> int:
-    qualities = sorted(known)
-    neighbours = [q for q in qualities if q <= quality][-1:] + [q for q in qualities if q >= quality][:1]
-    return min((known[q] for q in neighbours), default=0)
 
 
 def best(files: list[Encoded], budget: int) -> Encoded | None:
@@ -123,19 +109,17 @@ def bd_rate(curve: list[tuple[float, float]], reference: list[tuple[float, float
     return 100 * float(np.exp(np.mean(logs[0] - logs[1])) - 1)
 
 
-def draw_curves(ax: Axes, record: dict, metric: str = "psnr", way: str = "stripped") -> None:
-    """Plot "psnr" or "ssim" against bits per pixel for each codec in a record, bytes counted in one of WAYS.
+def draw_curves(ax: Axes, record: dict, metric: str = "psnr") -> None:
+    """Plot "psnr" or "ssim" against bits per pixel for each codec in a record, without the bytes that all files share.
 
-    The KLT, which writes no files, is drawn with "stripped".
+    The KLT writes no files.
     """
     for name, color in COLORS.items():
-        curve = record.get("curves", {}).get(name, {})
-        points = {"stripped": curve}.get(way) if isinstance(curve, list) else curve.get(way)
-        if points:
+        if curve := record["curves"].get(name):
+            points = curve if name == "KLT" else curve["stripped"]
             bpp, values = zip(*sorted((point["bpp"], point[metric]) for point in points))
             ax.plot(bpp, values, color=color, label=name, **STYLES.get(name, dict(marker=".")))
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda bpp, _: f"{bpp:g}")
     ax.set(xlabel="bits per pixel", ylabel="PSNR, dB" if metric == "psnr" else "SSIM")
-    if ax.lines:
-        ax.legend()
+    ax.legend()

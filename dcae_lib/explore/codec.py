@@ -1,10 +1,8 @@
 """An explorer of the codec: the best picture within a budget of bytes."""
 
 from functools import lru_cache
-from itertools import product
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -56,19 +54,10 @@ def _title(files: list[Encoded], file: Encoded | None) -> str:
     return f"<b>{file.name}</b>, quality {file.quality}<br>{size} bytes, {file.psnr:.1f} dB"
 
 
-def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict) -> Figure:
-    """Draw the still figure: a row for each codec, with and without headers at 150 and 400 bytes."""
-    tables = {headers: counted(files, headers, constant) for headers in (True, False)}
-    height = 1.45 * len(tables[True]) + 0.2
-    fig, axes = plt.subplots(len(tables[True]), 5, figsize=(plots.WIDTH, height), layout="constrained")
-    for name, line in zip(tables[True], axes):
-        line[0].axis("off")
-        line[1].set_ylabel(name)
-        for ax, (headers, size) in zip(line[1:], product((True, False), (150, 400))):
-            file = best(tables[headers][name], size)
-            title = f"{size} bytes" + ("" if headers else "\nno headers")
-            plots.show_image(ax, file.image if file else NOTHING, title if name == "DCAE" else "")
-            smallest = f"at least {min(file.size for file in tables[headers][name])} bytes"
-            ax.set_xlabel(f"{file.size} bytes, {file.psnr:.1f} dB" if file else smallest, fontsize=8)
-    plots.show_image(axes[0, 0], image, "original")
-    return fig
+def _budgets(image: Tensor, files: dict[str, list[Encoded]], constant: dict[str, int]) -> Figure:
+    """Draw the still figure: a row for each codec at growing budgets, without the bytes that all of its files share."""
+    rows, sizes = {"original": image[None]}, (100, 150, 250, 400)
+    for name, of in counted(files, False, constant).items():
+        chosen = [best(of, size) for size in sizes]
+        rows[name] = torch.stack([file.image if file else NOTHING.expand_as(image) for file in chosen])
+    return plots.image_rows(rows, [f"{size} bytes" for size in sizes])
