@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections import defaultdict
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +77,17 @@ class Codec:
         that cannot be compressed, and DataError for a Pillow image that cannot be read.
         """
         pixels, batch = as_pixels(images)
-        y = self._latents(pixels, quality, effort)
-        H, W = pixels.shape[2:]
-        (payload,) = coder.encode(y, [len(pixels)], self.contexts(H, W, quality))
-        return pack(Header(H, W, len(pixels) if batch else 0, int(quality)), payload, self.identity)
+        return self._files(pixels, [len(pixels)], len(pixels) if batch else 0, quality, effort)[0]
 
     def compress_each(self, images: Tensor | np.ndarray, quality: int = 50, effort: int = 0) -> list[bytes]:
         """Compress each image of a batch to bytes of its own, many at a time."""
         pixels, _ = as_pixels(images)
-        (H, W), identity = pixels.shape[2:], self.identity
-        y = self._latents(pixels, quality, effort)
-        payloads = coder.encode(y, [1] * len(pixels), self.contexts(H, W, quality))
-        return [pack(Header(H, W, 0, int(quality)), payload, identity) for payload in payloads]
+        return self._files(pixels, [1] * len(pixels), 0, quality, effort)
+
+    def _files(self, images: Tensor, counts: list[int], batch: int, quality: int, effort: int) -> list[bytes]:
+        (H, W), identity, y = images.shape[2:], self.identity, self._latents(images, quality, effort)
+        payloads = coder.encode(y, counts, self.contexts(H, W, quality))
+        return [pack(Header(H, W, batch, int(quality)), payload, identity) for payload in payloads]
 
     def decompress(self, data: bytes) -> Tensor:
         """Return the image or batch in the bytes of `compress`: uint8 [3, H, W] or [B, 3, H, W].
@@ -147,7 +145,7 @@ class Codec:
 
     def _latents(self, images: Tensor, quality: int, effort: int = 0) -> list[Tensor]:
         """uint8 [B, 3, H, W], repeated beyond their edges → rounded latents of each level, on the CPU."""
-        if not isinstance(quality, Integral) or isinstance(quality, bool) or quality not in self.qualities:
+        if quality not in self.qualities:
             raise ValueError(f"quality must be a whole number from 0 to 100, got {quality!r}")
         if effort not in range(len(STEPS)):
             raise ValueError(f"effort must be 0, 1 or 2, got {effort!r}")
@@ -176,8 +174,6 @@ def as_pixels(images: ImageLike) -> tuple[Tensor, bool]:
     """Return uint8 [B, 3, H, W], and True for a batch. ValueError for anything that is not an image, or too large."""
     if isinstance(images, Image.Image):
         images = np.asarray(open_picture(images, "the image"))
-    if not isinstance(images, Tensor | np.ndarray):
-        raise ValueError(f"expected a uint8 tensor or array, or a Pillow image, got {type(images).__name__}")
     if images.dtype not in (torch.uint8, np.uint8):
         raise ValueError(f"expected uint8 pixels, got {images.dtype}; to_uint8(x) converts floats in [-1, 1]")
     if isinstance(images, np.ndarray):
