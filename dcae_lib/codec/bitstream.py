@@ -52,8 +52,7 @@ def unpack(data: bytes, model: bytes) -> tuple[Header, bytes]:
         wrote = f"version {data[0] & 0x0F} of the codec" + " (dcae-lib 0.1)" * (data[0] & 0x0F == 1)
         raise ValueError(f"written by {wrote}, this is version {VERSION}: decompress it with the one that wrote it")
     if data[1] != model[0]:
-        begins = f"begins with {data[1]:02x}, not {model.hex()[:8]}…"
-        raise ValueError(f"written with a model whose hash {begins}; load its own codec")
+        raise ValueError(f"written with another model, whose hash begins with {data[1]:02x}; load its own codec")
     body, checksum = data[:-4], int.from_bytes(data[-4:], "little")
     if zlib.crc32(body, zlib.crc32(model)) != checksum:
         raise CorruptStream("the checksum does not match: bytes were lost or changed, or another model wrote them")

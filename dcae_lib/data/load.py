@@ -23,8 +23,6 @@ def load_images(source: str | Path = "sample", size: int | tuple[int, int] | Non
     """
     if source not in ("sample", "cifar10"):
         return _load_folder(Path(source).expanduser(), size)
-    if size is not None:
-        raise ValueError(f'size= is for a folder of images; "{source}" has 32×32 images')
     return _load_sample() if source == "sample" else load_cifar10()
 
 

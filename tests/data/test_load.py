@@ -92,12 +92,6 @@ def test_what_spoils_a_folder_is_named(tmp_path, images, message):
         load_images("cifar100")
 
 
-def test_a_size_is_for_folders_alone():
-    for source in ("sample", "cifar10"):
-        with pytest.raises(ValueError, match="size= is for a folder"):
-            load_images(source, 64)
-
-
 def test_a_folder_may_lie_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(twice(tmp_path, stripes("red"))))
     assert len(load_images("~").train) == 1
