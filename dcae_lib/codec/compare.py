@@ -110,7 +110,7 @@ def bd_rate(curve: list[tuple[float, float]], reference: list[tuple[float, float
 
 
 def draw_curves(ax: Axes, record: dict, metric: str = "psnr") -> None:
-    """Plot "psnr" or "ssim" against bits per pixel for each codec in a record, without the bytes that all files share."""
+    """Plot "psnr" or "ssim" against bits per pixel for each codec in a record, without the bytes that all share."""
     for name, color in COLORS.items():
         if curve := record["curves"].get(name):
             points = curve if name == "KLT" else curve["stripped"]
