@@ -131,14 +131,14 @@ def verify(folder: Path, device: str | None = None) -> dict[str, tuple[float, fl
     """Evaluate the weights of a DCAE or a codec in a folder on their test images: {metric: (recorded, measured)}.
 
     Raises ValueError if the weights were saved with another history, if the test images are not those of the record,
-    or if a metric differs by more than 1e-4, of a codec 2e-3: another processor rounds differently.
+    or if a metric differs by more than 1e-4, of a codec 5e-3: its weights are rounded to 16 bits.
     """
     of_codec = b'"hidden"' in (folder / "config.json").read_bytes()
     model = (RateModel if of_codec else DCAE).from_pretrained(folder).to(best_device(device))
     record = read_record(folder)
     config = TrainConfig(record["config"]["dataset"], record["config"].get("crop", ()))
     test = (codec_images if of_codec else images_of)(config).test
-    return compare(record, test, model, estimate if of_codec else evaluate, 2e-3 if of_codec else 1e-4)
+    return compare(record, test, model, estimate if of_codec else evaluate, 5e-3 if of_codec else 1e-4)
 
 
 if __name__ == "__main__":

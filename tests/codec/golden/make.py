@@ -32,7 +32,7 @@ def latents(codec: Codec, data: bytes) -> Tensor:
     """Decode the latents that `codec.decompress` turns into pixels, level after level: [N, C, sites]."""
     header, payload = unpack(data, codec.identity)
     H, W, images, quality = header
-    y = decode([payload], [max(images, 1)], codec.sizes(H, W), codec.contexts(quality))
+    y = decode([payload], [max(images, 1)], codec.sizes(H, W), codec.contexts(H, W, quality))
     return torch.cat([level.flatten(2) for level in y], 2).short()
 
 
