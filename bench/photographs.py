@@ -146,8 +146,9 @@ def gallery(codec: Codec) -> dict[str, dict]:
                 found.setdefault(f"{bpp}", {}).setdefault(name, {})[other] = point(x, best, data, pictures[other])
             for ax, (other, picture) in zip(line, pictures.items()):
                 entry = found[f"{bpp}"][name].get(other)
-                title = f"{other}, {entry['bytes']:,} bytes, {entry['psnr']:.1f} dB" if entry else name
-                plots.show_image(ax, picture[:, top : top + 160, left : left + 160], title)
+                title = f"{other}, {entry['psnr']:.1f} dB\n{entry['bytes']:,} bytes" if entry else name
+                plots.show_image(ax, picture[:, top : top + 160, left : left + 160])
+                ax.set_title(title, fontsize=9)
         fig.savefig(GALLERY.with_stem(f"{GALLERY.stem}-{bpp}"))
     return found
 
