@@ -94,11 +94,7 @@ def course() -> str:
     weeks = "; ".join(path(*week) for week in WEEKS.items())
     return f"""{table(("", "notebook", "teaches", "needs", "read", "exercises"), rows)}
 
-Minutes at {WORDS} words and {LINES} lines of code a minute, and {EXERCISE} for an exercise.
-
-- **{path("One lesson of 90 minutes", WEEKS["First week"])}**, reading and running, no exercises.
-- **A course of four weeks.** {weeks}; with the exercises between the meetings.
-- **On your own.** In order, about {hours[0]:.0f} hours to read and {hours[1]:.0f} for exercises. \
+A course of four weeks: {weeks}. On your own: about {hours[0]:.0f} hours to read and {hours[1]:.0f} for exercises. \
 04 can be skipped if the optimizer does not interest you, 07 and 08 if bits do not."""
 
 
