@@ -101,6 +101,10 @@ def test_no_word_is_misspelt(tmp_path):
     assert checked.returncode == 0, checked.stdout
 
 
+def test_the_readme_has_at_most_a_thousand_words():
+    assert len(TEXTS[ROOT / "README.md"].split()) <= 1000
+
+
 def test_the_changelog_tells_of_this_version():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
