@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def run_training(options: argparse.Namespace) -> int:
         else:
             config = TrainConfig.preset(options.preset, **settings)
         parallel.on_rank0(lambda: refuse_another(config, out))
-        load = codec_images if of_codec else partial(images_of, workers=options.workers)
+        load = codec_images if of_codec else lambda config: images_of(config, options.workers)
         splits = rank0_first(parallel, lambda: load(config))
         state: State[Any]
         if of_codec:

@@ -144,10 +144,10 @@ def test_ctrl_c_and_a_kill_do_not_change_the_weights(folder, tmp_path):
 @pytest.mark.parametrize("options, changes", [("", {}), ("--dataset sample --seed 3", dict(dataset="sample", seed=3))])
 def test_train_codec_trains_its_preset_with_changes(options, changes, run, monkeypatch, capsys):
     asked, done = [], SimpleNamespace(stop=False, metrics=dict(bpp_0=0.25, psnr_0=26.0))
-    monkeypatch.setattr(command, "train_codec", lambda *given, photos: asked.append((*given[:2], photos)) or done)
-    monkeypatch.setattr(command, "images_of", lambda config, workers: None)
+    monkeypatch.setattr(command, "train_codec", lambda *given: asked.append(given[:2]) or done)
+    monkeypatch.setattr(command, "codec_images", lambda config: None)
     assert command.main(["train-codec", "--out", "somewhere", *options.split()]) == 0
-    assert asked == [(TrainConfig(**PRESET | dict(dataset="cifar10") | changes), "somewhere", None)]
+    assert asked == [(TrainConfig(**PRESET | dict(dataset="cifar10") | changes), "somewhere")]
     assert capsys.readouterr().out == "somewhere: bpp_0 0.2500, psnr_0 26.0000\n"
     assert command.main(["train-codec", "--out", str(run), *options.split()]) == 1
     assert "holds a finished training with other settings" in capsys.readouterr().err
@@ -170,7 +170,7 @@ def test_verify_measures_a_codec_by_its_own_scores(run, monkeypatch):
     monkeypatch.setattr(command, "compare", lambda *arguments: asked.append(arguments) or {})
     command.verify(run)
     ((record, test, *rest),) = asked
-    assert record == recorded(run) and rest == [model, command.estimate, 2e-3]
+    assert record == recorded(run) and rest == [model, command.estimate, 5e-3]
     assert test.sha256 == load_images(record["config"]["dataset"]).test.sha256
 
 
