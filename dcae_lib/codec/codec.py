@@ -30,7 +30,7 @@ MARGIN = 8  # latents around a piece that the network sees with it: more than it
 class Codec:
     """Images to bytes and back, at a quality from 0 (fewest bytes) to 100.
 
-    Images of at most 64 pixels a side have a network of their own: one network for both would cost either some percent.
+    Images of at most 64 pixels a side have a network of their own, trained on thumbnails.
 
     The rounded latents of the whole image are range coded with probabilities computed in integers, so bytes written on
     one machine decode on every other: to the same latents, and to the same pixels up to the rounding of floats.
