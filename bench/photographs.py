@@ -115,8 +115,11 @@ def bd_rates(found: dict, metric: str) -> dict[str, dict[str, dict[str, float]]]
 
 
 def sizes(codec: Codec) -> list[dict]:
-    """Return bits per pixel and PSNR of whole photographs, cut into squares of a side with a file for each."""
-    rows = []
+    """Return bits per pixel and PSNR of whole photographs, cut into squares of a side with a file for each.
+
+    The network for photographs codes all of them, the small squares, too.
+    """
+    codec, rows = Codec(codec.photographs), []
     for side in SIDES:
         points = []
         for path in sorted(FOLDER.glob("*.png")):
@@ -130,7 +133,10 @@ def sizes(codec: Codec) -> list[dict]:
 
 
 def gallery(codec: Codec) -> dict[str, dict]:
-    """Draw squares of photographs at equal bytes, and return the bytes and PSNR of each: one figure per rate."""
+    """Draw squares of photographs at equal bytes, and return the bytes and PSNR of each: one figure per rate.
+
+    Where a codec has no quality that fits, its square stays empty.
+    """
     found: dict[str, dict] = {}
     for bpp in RATES:
         fig, axes = plt.subplots(len(SHOWN), 5, figsize=(10, 2.1 * len(SHOWN)), layout="constrained")
@@ -140,15 +146,19 @@ def gallery(codec: Codec) -> dict[str, dict]:
             pictures = {"original": x}
             for other in ("DCAE", *QUALITIES):
                 write = partial(codec.compress, x) if other == "DCAE" else partial(encode, other, x)
-                best = bisect_right(range(101), budget, key=lambda q, write=write: len(write(q))) - 1
-                data = write(max(best, 0))
-                pictures[other] = codec.decompress(data) if other == "DCAE" else decode(data)
-                found.setdefault(f"{bpp}", {}).setdefault(name, {})[other] = point(x, best, data, pictures[other])
-            for ax, (other, picture) in zip(line, pictures.items()):
+                fitting = bisect_right(range(101), budget, key=lambda q, write=write: len(write(q)))
+                if fitting:
+                    data = write(fitting - 1)
+                    pictures[other] = codec.decompress(data) if other == "DCAE" else decode(data)
+                    entry = point(x, fitting - 1, data, pictures[other])
+                    found.setdefault(f"{bpp}", {}).setdefault(name, {})[other] = entry
+            for ax, other in zip(line, ("original", "DCAE", *QUALITIES)):
                 entry = found[f"{bpp}"][name].get(other)
-                title = f"{other}, {entry['psnr']:.1f} dB\n{entry['bytes']:,} bytes" if entry else name
-                plots.show_image(ax, picture[:, top : top + 160, left : left + 160])
-                ax.set_title(title, fontsize=9)
+                title = f"{other}, {entry['psnr']:.1f} dB\n{entry['bytes']:,} bytes" if entry else f"{other}: too large"
+                if other in pictures:
+                    plots.show_image(ax, pictures[other][:, top : top + 160, left : left + 160])
+                ax.set_title(name if other == "original" else title, fontsize=9)
+                ax.axis("off")
         fig.savefig(GALLERY.with_stem(f"{GALLERY.stem}-{bpp}"))
     return found
 
