@@ -2,18 +2,20 @@
 
 import argparse
 import json
+import shutil
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
-from torchvision.transforms.functional import center_crop
+from torchvision.transforms.functional import center_crop, pil_to_tensor
 
-from dcae_lib import DCAE, load_images, plots, to_model
-from dcae_lib.data import CLASSES
+from dcae_lib import DCAE, Codec, load_images, plots, to_model
+from dcae_lib.codec.compare import constants
+from dcae_lib.data import CLASSES, as_png, open_picture
 from dcae_lib.explore import LEVELS, latents
-from dcae_lib.files import resource
+from dcae_lib.files import PACKAGE, resource
 
 # ---- the network and the explorers of its latents: dcae.safetensors, explorers.safetensors
 
@@ -70,6 +72,31 @@ def statistics(images: Tensor, labels: Tensor, z: Tensor) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in found.items()}
 
 
+# ---- the codec: thumbnails.safetensors, photographs.safetensors, tables.safetensors, codec.json and pictures to try
+
+SIDE = 256  # pixels along the longer side of photographs, of which a page compresses one a second
+
+
+def export_codec(out: Path) -> None:
+    """Write the codec's networks as they are stored, its tables, and pictures to compress as PNG."""
+    codec, record = Codec.from_pretrained(), json.loads((resource("recorded") / "codec.json").read_text())
+    for name in ("thumbnails", "photographs"):
+        config = json.dumps(getattr(codec, name).config)
+        (out / f"{name}.safetensors").write_bytes(
+            save(load_file(resource(name) / "model.safetensors"), {"config": config})
+        )
+    shutil.copy(PACKAGE / "codec" / "tables.safetensors", out)
+    images = {f"thumbnail-{k}": image for k, image in enumerate(load_images("sample").test.images[:12])}
+    for path in sorted(resource("photos").glob("*.webp")):
+        photo = open_picture(path)
+        photo.thumbnail((SIDE, SIDE))
+        images[path.stem] = pil_to_tensor(photo)
+    for name, image in images.items():
+        (out / f"{name}.png").write_bytes(as_png(image, optimize=True))
+    about = dict(identity=codec.identity.hex(), constants=constants(record), pictures=list(images))
+    (out / "codec.json").write_text(json.dumps(about) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
     parser.add_argument("out", type=Path, help="folder to write to")
@@ -77,6 +104,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     export_network(out)
     export_explorers(out)
+    export_codec(out)
 
 
 if __name__ == "__main__":
