@@ -1,0 +1,111 @@
+"""Write the weights and statistics that the living explorers load: `python tools/export_live.py --help`."""
+
+import argparse
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torchvision.transforms.functional import center_crop, pil_to_tensor
+
+from dcae_lib import DCAE, Codec, load_images, plots, to_model
+from dcae_lib.codec.compare import constants
+from dcae_lib.data import CLASSES, as_png, open_picture
+from dcae_lib.explore import LEVELS, latents
+from dcae_lib.files import PACKAGE, resource
+
+# ---- the network and the explorers of its latents: dcae.safetensors, explorers.safetensors
+
+COLOURS = ("RdBu_r", "magma")  # of maps of latents, and of changes
+
+
+def halved() -> DCAE:
+    """Return the recorded network with the weights that a file in half precision holds."""
+    model = DCAE.from_pretrained()
+    model.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
+    return model
+
+
+def export_network(out: Path) -> None:
+    """Write the recorded network, in half precision, with its config and the hash of the file that it comes from."""
+    model, file = DCAE.from_pretrained(), resource("recorded") / "model.safetensors"
+    metadata = {"config": json.dumps(model.config), "sha256": sha256(file.read_bytes()).hexdigest()}
+    weights = {name: value.half() for name, value in model.state_dict().items()}
+    (out / "dcae.safetensors").write_bytes(save(weights, metadata))
+
+
+def export_explorers(out: Path) -> None:
+    """Write a dozen pictures and what dcae_lib.explore measures on all that it uses, which the page does not have."""
+    test = load_images("sample").test
+    z = latents.encode_all(halved(), to_model(test.images))
+    metadata = {"classes": json.dumps(["plane", "car", *CLASSES[2:]])}
+    found = statistics(test.images, test.labels, z)
+    (out / "explorers.safetensors").write_bytes(save(found, metadata))
+
+
+def statistics(images: Tensor, labels: Tensor, z: Tensor) -> dict[str, Tensor]:
+    """Return the same as `channels`, `directions`, `quantisation` and `damage` compute when they are called."""
+    stamps, costs = latents.effects(halved(), z[:64])
+    stamps = center_crop(stamps / stamps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12), [16, 16])
+    mean_latent, axes, deviations = latents.principal_components(z, 8)
+    low, high = z.amin((0, 2, 3)), z.amax((0, 2, 3))
+    found = {
+        "images": images[:12],
+        "mean": z.mean((0, 2, 3)),
+        "std": z.std((0, 2, 3)),
+        "bounds": z.abs().amax((0, 2, 3)),
+        "low": low,
+        "high": high,
+        "stamps": stamps.half(),
+        "costs": costs,
+        "mean_latent": mean_latent,
+        "moves": (axes * deviations[:, None, None, None]).half(),
+        "class_means": torch.stack([z[labels == k].mean(0) for k in range(10)]).half(),
+        "noise": torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)),
+        "colours": torch.stack([plots.colorize(torch.arange(256)[None] / 255, name)[:, 0].T for name in COLOURS]),
+    }
+    for n in LEVELS:
+        found[f"bits.{n}"] = latents.bits_of_levels(latents.levels_of(z, n, low, high)[1], n).half()
+    return {name: value.contiguous() for name, value in found.items()}
+
+
+# ---- the codec: thumbnails.safetensors, photographs.safetensors, tables.safetensors, codec.json and pictures to try
+
+SIDE = 256  # pixels along the longer side of photographs, of which a page compresses one a second
+
+
+def export_codec(out: Path) -> None:
+    """Write the codec's networks as they are stored, its tables, and pictures to compress as PNG."""
+    codec, record = Codec.from_pretrained(), json.loads((resource("recorded") / "codec.json").read_text())
+    for name in ("thumbnails", "photographs"):
+        config = json.dumps(getattr(codec, name).config)
+        (out / f"{name}.safetensors").write_bytes(
+            save(load_file(resource(name) / "model.safetensors"), {"config": config})
+        )
+    shutil.copy(PACKAGE / "codec" / "tables.safetensors", out)
+    images = {f"thumbnail-{k}": image for k, image in enumerate(load_images("sample").test.images[:12])}
+    for path in sorted(resource("photos").glob("*.webp")):
+        photo = open_picture(path)
+        photo.thumbnail((SIDE, SIDE))
+        images[path.stem] = pil_to_tensor(photo)
+    for name, image in images.items():
+        (out / f"{name}.png").write_bytes(as_png(image, optimize=True))
+    about = dict(identity=codec.identity.hex(), constants=constants(record), pictures=list(images))
+    (out / "codec.json").write_text(json.dumps(about) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("out", type=Path, help="folder to write to")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    export_network(out)
+    export_explorers(out)
+    export_codec(out)
+
+
+if __name__ == "__main__":
+    main()
