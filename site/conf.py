@@ -8,7 +8,6 @@ from pathlib import Path
 from posixpath import dirname, join, normpath
 
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -18,7 +17,7 @@ HOME, REF = home_and_ref() or ("", "")  # of the repository on GitHub; empty whi
 REPOSITORY = HOME and f"https://github.com/{HOME}"
 
 project = html_title = "DCAE"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx-mathjax-offline"]
 exclude_patterns = ["README.md"]  # the front page includes parts of it
 nb_execution_mode = "off"
 myst_enable_extensions = ["attrs_block", "dollarmath"]
@@ -30,11 +29,12 @@ html_theme_options = {
     "use_repository_button": bool(HOME),
     "launch_buttons": {"colab_url": HOME and "https://colab.research.google.com"},
     "navigation_with_keys": False,
+    "footer_content_items": [],
 }
+html_context = {"default_mode": "auto"}
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-html_math_renderer = "mathml"
-html_show_sphinx = html_show_copyright = False
+html_show_sphinx = html_show_copyright = html_use_index = False
 LIVE = ("index", "codec", "notebooks/06_exploring_latents", "notebooks/08_rate_and_distortion")
 
 
@@ -74,21 +74,10 @@ def resolve(app, doctree: nodes.document) -> None:
             link.replace_self(nodes.reference("", "", *link.children, refuri=address) if HOME else link.children)
 
 
-def formula(display: bool):
-    """Return what writes a formula as MathML, which asks for no script."""
-
-    def write(writer, node) -> None:
-        tex = re.sub(r"\\[bB]ig(?![a-z])", "", node.astext()).replace(r"\dots", r"\ldots")  # brackets grow by themselves
-        writer.body.append(tex2mathml(tex, as_block=display))
-        raise nodes.SkipNode
-
-    return write
-
-
 def add_live(app, page: str, template: str, context: dict, doctree) -> None:
     """Load the explorers where there are any."""
     if page in LIVE:
-        app.add_js_file("serve.js")
+        app.add_js_file("serve.js", loading_method="defer")
         app.add_js_file("../live/explorers.js", type="module")
         app.add_js_file("../live/budget.js", type="module")
 
@@ -97,4 +86,3 @@ def setup(app) -> None:
     app.connect("source-read", prepare)
     app.connect("doctree-read", resolve)
     app.connect("html-page-context", add_live)
-    app.add_html_math_renderer("mathml", (formula(False), None), (formula(True), None))

@@ -17,10 +17,8 @@ def build(out: Path) -> None:
         shutil.copy2(path, source / path.relative_to(ROOT))
     for path in (ROOT / "site").glob("*.md"):
         shutil.copy2(path, source)
-    sphinx = ["-m", "sphinx", "-W", "--keep-going", "-q", "-j", "auto", "-c", ROOT / "site", source, out]
+    sphinx = ["-m", "sphinx", "-W", "--keep-going", "-q", "-c", ROOT / "site", source, out]
     subprocess.run([sys.executable, *sphinx], check=True)
-    if not (ROOT / "tools" / "export_live.py").exists():
-        return
     shutil.copytree(ROOT / "site" / "live", out / "live", dirs_exist_ok=True)
     subprocess.run([sys.executable, ROOT / "tools" / "export_live.py", out / "live" / "weights"], check=True)
 
