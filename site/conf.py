@@ -32,10 +32,16 @@ html_theme_options = {
     "footer_content_items": [],
 }
 html_context = {"default_mode": "auto"}
+html_favicon = "static/icon.svg"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = html_show_copyright = html_use_index = False
-LIVE = ("index", "codec", "notebooks/06_exploring_latents", "notebooks/08_rate_and_distortion")
+LIVE = {
+    "index": "explorers.js",
+    "notebooks/06_exploring_latents": "explorers.js",
+    "codec": "budget.js",
+    "notebooks/08_rate_and_distortion": "budget.js",
+}
 
 
 def prepare(app, page: str, source: list[str]) -> None:
@@ -55,7 +61,7 @@ def prepare(app, page: str, source: list[str]) -> None:
             cell["source"] = text[title.end() :]
         if caption and cell["outputs"]:
             after["source"] = "{.caption}\n" + below
-        words = re.sub(r"[*`$]", "", caption[0] if caption else title[1] if title else heading)
+        words = re.sub(r"[*`$\\]", "", caption[0] if caption else title[1] if title else heading)
         settings = {"image": {"alt": words}}
         if title:
             settings |= dict.fromkeys(("code_prompt_show", "code_prompt_hide"), title[1])
@@ -78,8 +84,7 @@ def add_live(app, page: str, template: str, context: dict, doctree) -> None:
     """Load the explorers where there are any."""
     if page in LIVE:
         app.add_js_file("serve.js", loading_method="defer")
-        app.add_js_file("../live/explorers.js", type="module")
-        app.add_js_file("../live/budget.js", type="module")
+        app.add_js_file(f"../live/{LIVE[page]}", type="module")
 
 
 def setup(app) -> None:

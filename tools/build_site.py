@@ -19,6 +19,8 @@ def build(out: Path) -> None:
         shutil.copy2(path, source)
     sphinx = ["-m", "sphinx", "-W", "--keep-going", "-q", "-c", ROOT / "site", source, out]
     subprocess.run([sys.executable, *sphinx], check=True)
+    # The theme's icons are a font; the script of 1.6 MB that draws them once more is not needed.
+    (out / "_static" / "scripts" / "fontawesome.js").write_text("")
     shutil.copytree(ROOT / "site" / "live", out / "live", dirs_exist_ok=True)
     subprocess.run([sys.executable, ROOT / "tools" / "export_live.py", out / "live" / "weights"], check=True)
 
