@@ -120,7 +120,7 @@ const PAGE = `
         <label data-sides>longer side <select data-side></select> pixels</label>
     </div>
     <div class="budget-row">
-        <label class="budget-slider"><span>budget <output data-budget></output></span>
+        <label class="budget-slider">budget <b data-budget></b>
             <input type="range" min="0" max="200" data-slider></label>
         <label data-headers><input type="checkbox" checked> count headers</label>
     </div>
@@ -135,8 +135,9 @@ const PAGE = `
     <svg class="budget-curve" role="img"></svg>
     <p class="budget-note">JPEG and WebP are your browser's own encoders. They store colour at half the resolution
         (except at quality 100, where some browsers do not, and WebP may be lossless), and spend less effort than those
-        of notebook 08. The colour profile that a browser adds to each file is not counted.<span data-headers> Without headers, the bytes that all thumbnails of a codec share are not counted
-        either; JPEG's Huffman tables are not among them, since this encoder makes new ones for each file.</span></p>
+        of notebook 08. The colour profile that a browser adds to each file is not counted.
+        <span data-headers>Without headers, the bytes that all thumbnails of a codec share are not counted either;
+        JPEG's Huffman tables are not among them, since this encoder makes new ones for each file.</span></p>
     <div class="budget-file" data-file hidden></div>`;
 
 // Fill a box with the page.
@@ -295,12 +296,12 @@ export async function budget(box) {
     find('pictures').append(...about.pictures.map(name => {
         const button = document.createElement('button'), image = new Image();
         Object.assign(button, {type: 'button', className: 'budget-sample', title: name});
-        Object.assign(image, {alt: name.replace(/(-\d+)?\.\w+$/, ''), src: HERE(`weights/${name}`), fetchPriority: 'low'});
+        Object.assign(image, {fetchPriority: 'low', src: HERE(`weights/${name}`), alt: name.replace(/(-\d+)?\.\w+$/, '')});
         button.append(image);
         button.addEventListener('click', () => sample(name));
         return button;
     }));
-    const sample = name => fetch(HERE(`weights/${name}`)).then(answer => answer.blob()).then(blob => choose(name, blob));
+    const sample = async name => choose(name, await (await fetch(HERE(`weights/${name}`))).blob());
     await sample(about.pictures[6]);
 }
 
@@ -331,7 +332,7 @@ function showFile(box, name, length, {header: {height: H, width: W, images, qual
 // ---- the curve: PSNR against bytes, a line for each codec and one for the budget
 
 function drawCurve(svg, {kind, picture, codecs}, budget, size) {
-    const width = svg.clientWidth || 640, height = 260, left = 28, right = 46, top = 26, bottom = 36;
+    const width = svg.clientWidth || 640, height = 260, left = 28, right = 22, top = 26, bottom = 36;
     const [, H, W] = picture.shape, [low, high] = RANGE[kind].map(bpp => bpp * H * W / 8);
     const curves = Object.entries(codecs).map(([name, {tried, best}]) => {
         const points = [...tried.values()].filter(({psnr}) => psnr < Infinity).map(made => [size(made), made.psnr]);
@@ -349,21 +350,15 @@ function drawCurve(svg, {kind, picture, codecs}, budget, size) {
     const rows = Array.from({length: (most - least) / 5 + 1}, (_, k) => least + 5 * k).map(tick => `
         <line x1="${left}" x2="${width - right}" y1="${y(tick)}" y2="${y(tick)}"/>
         <text x="${left - 5}" y="${y(tick) + 4}" text-anchor="end">${tick}</text>`);
-    let above = 0;  // names at the ends of curves keep their distance
-    const lines = curves.filter(({points}) => points.length).sort((a, b) => b.points.at(-1)[1] - a.points.at(-1)[1]).map(
-        ({name, best, points}) => {
-            const [size_, psnr_] = points.at(-1), shown = best?.psnr < Infinity;
-            above = Math.max(above + 14, y(psnr_) + 4);
-            return `<g class="budget-${name}">
-                <polyline points="${points.map(([size, psnr]) => `${x(size)},${y(psnr)}`).join(' ')}"/>
-                ${shown ? `<circle cx="${x(size(best))}" cy="${y(best.psnr)}" r="5"/>` : ''}
-                <text x="${x(size_) + 5}" y="${above}">${name}</text></g>`;
-        });
+    const lines = curves.map(({name, best, points}) => `<g class="budget-${name}">
+        <polyline points="${points.map(([size, psnr]) => `${x(size)},${y(psnr)}`).join(' ')}"/>
+        ${best?.psnr < Infinity ? `<circle cx="${x(size(best))}" cy="${y(best.psnr)}" r="5"/>` : ''}</g>`);
+    const legend = curves.map(({name}) => `<tspan dx="14" class="budget-${name}">● ${name}</tspan>`);
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
     svg.setAttribute('aria-label', `PSNR against bytes. Within ${budget} bytes: ${curves.map(({name, best}) =>
         `${name} ${best ? decibels(best) : 'does not fit'}`).join(', ')}`);
     svg.innerHTML = `${columns.join('')}${rows.join('')}
-        <text x="0" y="12">PSNR, dB</text>
+        <text x="0" y="12">PSNR, dB</text><text x="${width - right}" y="12" text-anchor="end">${legend.join('')}</text>
         <text x="${width - right}" y="${height - 4}" text-anchor="end">bytes</text>
         <line class="budget-line" x1="${x(budget)}" x2="${x(budget)}" y1="${top}" y2="${height - bottom}"/>
         ${lines.join('')}`;

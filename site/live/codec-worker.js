@@ -22,7 +22,7 @@ const tasks = {
     async decompress(data) {
         const codec = await loading, [header] = unpack(data, codec.identity), {height, width, images} = header;
         if (height * width * Math.max(images, 1) > LARGEST) {
-            throw new Error(`${width}×${height} pixels are too many for a page: the command \`dcae decompress\` opens it`);
+            throw new Error(`${width}×${height} pixels are too many for a page; the command dcae decompress opens it`);
         }
         return {header, image: await decompress(codec, data)};
     },
