@@ -41,9 +41,11 @@ def export_explorers(out: Path) -> None:
     """Write a dozen pictures and what dcae_lib.explore measures on all that it uses, which the page does not have."""
     test = load_images("sample").test
     z = latents.encode_all(halved(), to_model(test.images))
-    metadata = {"classes": json.dumps(["plane", "car", *CLASSES[2:]])}
+    classes = ["plane", "car", *CLASSES[2:]]
+    metadata = {"classes": json.dumps(classes), "names": json.dumps([classes[k] for k in test.labels[:12]])}
     found = statistics(test.images, test.labels, z)
     (out / "explorers.safetensors").write_bytes(save(found, metadata))
+    shutil.copy(resource("photos") / "cat.webp", out)
 
 
 def statistics(images: Tensor, labels: Tensor, z: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ export function each({shape, data}, f) {
 }
 
 // Multiply each channel's distance from its mean by a gain.
-export const scaleChannels = (z, gains, {data: mean}) => each(z, (value, n, c) => mean[c] + gains[c] * (value - mean[c]));
+export const scaleChannels = (z, gains, {data: mean}) =>
+    each(z, (value, n, c) => mean[c] + gains[c] * (value - mean[c]));
 
 // A straight line from a to b: a where t is 0, b where it is 1.
 export const lerp = (a, b, t) => ({shape: a.shape, data: a.data.map((value, n) => value + t * (b.data[n] - value))});
@@ -27,12 +28,17 @@ export function bitsOf(index, {shape: [, levels], data: bits}) {
     return each(index, (level, n, c) => bits[c * levels + level]).data.reduce((a, b) => a + b);
 }
 
-// Find the pixels that convolutions connect with chosen sites (an array of h·w booleans): an array of H·W booleans.
-export function reach(w, z, sites) {
+// A network whose norms are frozen at their statistics for z, and the pixels that it makes of z.
+export function frozenAt(w, z) {
     const frozen = {...w, norm: frozenNorm()};
-    const before = decode(frozen, z), after = decode(frozen, each(z, (value, n) => value + sites[n % sites.length]));
+    return {frozen, before: decode(frozen, z)};
+}
+
+// Find the pixels that convolutions connect with chosen sites (an array of h·w booleans): an array of H·W booleans.
+export function reach({frozen, before}, z, sites) {
+    const after = decode(frozen, each(z, (value, n) => value + sites[n % sites.length]));
     const pixels = before.data.length / 3, near = new Array(pixels).fill(false);
-    before.data.forEach((value, n) => near[n % pixels] ||= value !== after.data[n]);
+    before.data.forEach((value, n) => { near[n % pixels] ||= value !== after.data[n]; });
     return near;
 }
 

@@ -48,13 +48,15 @@ export function fromImageData({width, height, data}) {
 }
 
 // Draw a picture [3, H, W], rounded to bytes, with one pixel of the canvas for each of its own.
-export function show(canvas, {shape: [, H, W], data}) {
+export const show = (canvas, x) => draw(canvas, toImageData(x));
+
+export function toImageData({shape: [, H, W], data}) {
     const sites = H * W, image = new ImageData(W, H);
     for (let n = 0; n < sites; n++) {  // a clamped array rounds, and clamps to 0 … 255
         for (let c = 0; c < 3; c++) image.data[4 * n + c] = (data[c * sites + n] + 1) * 127.5;
         image.data[4 * n + 3] = 255;
     }
-    draw(canvas, image);
+    return image;
 }
 
 // Draw numbers from 0 to 1, [H, W], in the 256 colours of a map [256, 3]; NaN is white.
@@ -72,7 +74,7 @@ export function showInColours(canvas, {shape: [H, W], data}, {data: colours}) {
 function draw(canvas, image) {
     if (canvas.width !== image.width) canvas.width = image.width;
     if (canvas.height !== image.height) canvas.height = image.height;
-    canvas.getContext('2d', {willReadFrequently: true}).putImageData(image, 0, 0);  // kept on the CPU: small, often new
+    canvas.getContext('2d', {willReadFrequently: true}).putImageData(image, 0, 0);  // on the CPU: small and often new
 }
 
 // Peak signal-to-noise ratio in dB of two pictures, y clamped to [-1, 1]; infinite if they are equal.

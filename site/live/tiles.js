@@ -5,8 +5,9 @@ import {decode, encode, zeros} from './dcae.js';
 export const TILE = 32, OVERLAP = 8, STEP = TILE - OVERLAP;
 
 // Encode and decode a picture [3, H, W] in tiles; each fades into its neighbours in a seam OVERLAP pixels wide.
-// A row of tiles is the task of a worker, so that the page stays responsive and all cores help. after(y, fraction) is
-// called with the picture so far; signal, of an AbortController, ends the work early, and then nothing is returned.
+// A row of tiles is the task of a worker, so that the page stays responsive and several cores help. After each,
+// after(fraction, rows, top) is called with the rows that have changed; signal, of an AbortController, ends the work
+// early, and then nothing is returned.
 export function reconstruct(w, x, after, signal) {
     const [, H, W] = x.shape, padded = repeatEdges(x), [, rows, width] = padded.shape;
     const y = zeros(3, rows, width), tops = [], bands = (rows - OVERLAP) / STEP;
@@ -22,7 +23,7 @@ export function reconstruct(w, x, after, signal) {
             addTo(y, band, top);
             next(worker);
             done += 1;
-            after(crop(y, OVERLAP, OVERLAP, H, W), done / bands);
+            after(done / bands, crop(y, top, OVERLAP, TILE, W), top - OVERLAP);
             if (done === bands) end(), resolve(crop(y, OVERLAP, OVERLAP, H, W));
         };
         signal?.addEventListener('abort', () => (end(), resolve()));
@@ -37,7 +38,7 @@ export function reconstruct(w, x, after, signal) {
 
 const newWorker = () => new Worker(new URL('worker.js', import.meta.url), {type: 'module'});
 
-// Reconstruct one row of tiles, each weighted so that the weights sum to one where tiles overlap: [3, TILE, W] → same.
+// Reconstruct one row of tiles, each weighted so that weights sum to one where tiles overlap: [3, TILE, W] → same.
 export function reconstructBand(w, band) {
     const [, , W] = band.shape, y = zeros(3, TILE, W);
     for (let left = 0; left + TILE <= W; left += STEP) {
