@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torchvision.transforms.functional import center_crop, pil_to_tensor
+from torchvision.transforms.functional import center_crop
 
 from dcae_lib import DCAE, Codec, load_images, plots, to_model
 from dcae_lib.codec.compare import constants
@@ -82,11 +82,11 @@ def statistics(z: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 # ---- the codec: thumbnails.safetensors, photographs.safetensors, tables.safetensors, codec.json and pictures to try
 
-SIDE = 256  # pixels along the longer side of photographs, of which a page compresses one a second
+SIDE = 384  # pixels along the longer side of photographs, the largest that the page compresses
 
 
 def export_codec(out: Path) -> None:
-    """Write the codec's networks as they are stored, its tables, and pictures to compress as PNG."""
+    """Write the codec's networks as they are stored, its tables, and pictures to compress, without loss."""
     codec, record = Codec.from_pretrained(), json.loads((resource("recorded") / "codec.json").read_text())
     for name in ("thumbnails", "photographs"):
         config = json.dumps(getattr(codec, name).config)
@@ -94,14 +94,16 @@ def export_codec(out: Path) -> None:
             save(load_file(resource(name) / "model.safetensors"), {"config": config})
         )
     shutil.copy(PACKAGE / "codec" / "tables.safetensors", out)
-    images = {f"thumbnail-{k}": image for k, image in enumerate(load_images("sample").test.images[:12])}
+    pictures, test = [], load_images("sample").test
+    for k, image in enumerate(test.images[:12]):
+        pictures.append(f"{CLASSES[test.labels[k]]}-{k}.png")
+        (out / pictures[-1]).write_bytes(as_png(image, optimize=True))
     for path in sorted(resource("photos").glob("*.webp")):
         photo = open_picture(path)
         photo.thumbnail((SIDE, SIDE))
-        images[path.stem] = pil_to_tensor(photo)
-    for name, image in images.items():
-        (out / f"{name}.png").write_bytes(as_png(image, optimize=True))
-    about = dict(identity=codec.identity.hex(), constants=constants(record), pictures=list(images))
+        photo.save(out / path.name, lossless=True, method=6)
+        pictures.append(path.name)
+    about = dict(identity=codec.identity.hex(), constants=constants(record), pictures=pictures)
     (out / "codec.json").write_text(json.dumps(about) + "\n")
 
 
