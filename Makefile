@@ -54,9 +54,9 @@ student: $(READY)  ## copies of the notebooks without their solutions, in build/
 	rm -rf build/student
 	$(BIN)/python tools/student.py
 
-site: $(READY)   ## make web pages of the README and the notebooks, as they are stored, in build/site
-	rm -rf build/site
-	$(BIN)/python site/build_site.py
+site: $(READY)   ## make web pages of the course, with the outputs that are stored and live explorers, in build/site
+	rm -rf build/site build/source
+	$(BIN)/python tools/build_site.py
 
 runs: $(READY)   ## train the recorded runs that are not there, both presets, seeds and ablations (many hours without a GPU)
 	$(BIN)/python bench/runs.py

@@ -17,7 +17,7 @@ from dcae_lib.data import CLASSES, as_png, open_picture
 from dcae_lib.explore import LEVELS, latents
 from dcae_lib.files import PACKAGE, resource
 
-# ---- the network and the explorers of its latents: dcae.safetensors, explorers.safetensors
+# ---- the network and the explorers of its latents: dcae.safetensors, pictures.safetensors, statistics.safetensors
 
 COLOURS = ("RdBu_r", "magma")  # of maps of latents, and of changes
 
@@ -38,27 +38,34 @@ def export_network(out: Path) -> None:
 
 
 def export_explorers(out: Path) -> None:
-    """Write a dozen pictures and what dcae_lib.explore measures on all that it uses, which the page does not have."""
+    """Write a dozen pictures, and what dcae_lib.explore measures on all 500 that it uses.
+
+    The first file holds what the first explorer of a page needs, so that it comes soon.
+    """
     test = load_images("sample").test
     z = latents.encode_all(halved(), to_model(test.images))
     classes = ["plane", "car", *CLASSES[2:]]
     metadata = {"classes": json.dumps(classes), "names": json.dumps([classes[k] for k in test.labels[:12]])}
-    found = statistics(test.images, test.labels, z)
-    (out / "explorers.safetensors").write_bytes(save(found, metadata))
+    colours = [plots.colorize(torch.arange(256)[None] / 255, name)[:, 0].T for name in COLOURS]
+    first = {
+        "images": test.images[:12].contiguous(),
+        "mean": z.mean((0, 2, 3)),
+        "bounds": z.abs().amax((0, 2, 3)),
+        "colours": torch.stack(colours),
+    }
+    (out / "pictures.safetensors").write_bytes(save(first, metadata))
+    (out / "statistics.safetensors").write_bytes(save(statistics(z, test.labels)))
     shutil.copy(resource("photos") / "cat.webp", out)
 
 
-def statistics(images: Tensor, labels: Tensor, z: Tensor) -> dict[str, Tensor]:
+def statistics(z: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return the same as `channels`, `directions`, `quantisation` and `damage` compute when they are called."""
     stamps, costs = latents.effects(halved(), z[:64])
     stamps = center_crop(stamps / stamps.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12), [16, 16])
     mean_latent, axes, deviations = latents.principal_components(z, 8)
     low, high = z.amin((0, 2, 3)), z.amax((0, 2, 3))
     found = {
-        "images": images[:12],
-        "mean": z.mean((0, 2, 3)),
         "std": z.std((0, 2, 3)),
-        "bounds": z.abs().amax((0, 2, 3)),
         "low": low,
         "high": high,
         "stamps": stamps.half(),
@@ -67,7 +74,6 @@ def statistics(images: Tensor, labels: Tensor, z: Tensor) -> dict[str, Tensor]:
         "moves": (axes * deviations[:, None, None, None]).half(),
         "class_means": torch.stack([z[labels == k].mean(0) for k in range(10)]).half(),
         "noise": torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(0)),
-        "colours": torch.stack([plots.colorize(torch.arange(256)[None] / 255, name)[:, 0].T for name in COLOURS]),
     }
     for n in LEVELS:
         found[f"bits.{n}"] = latents.bits_of_levels(latents.levels_of(z, n, low, high)[1], n).half()

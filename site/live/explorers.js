@@ -16,20 +16,21 @@ export const knows = name => name in EXPLORERS;
 
 // Put an explorer in a place of the page, once all is there that it needs.
 export async function explore(name, place) {
-    loaded ??= loadAll();
-    EXPLORERS[name](place, await loaded);
+    const lab = await (loaded ??= loadAll());
+    if (name !== 'hero') Object.assign(lab.measured, (await (statistics ??= weights('statistics'))).tensors);
+    EXPLORERS[name](place, lab);
 }
 
-let loaded;
+let loaded, statistics;
 
-// The weights, a gallery of items {name, x, z}, and what was measured on 500 pictures (tools/export_live.py).
+const weights = name => load(new URL(`weights/${name}.safetensors`, import.meta.url));
+
+// The network, a gallery of items {name, x, z}, and what was measured on 500 pictures (tools/export_live.py).
 async function loadAll() {
-    const [w, {tensors: measured, metadata}] = await Promise.all(
-        ['dcae', 'explorers'].map(name => load(new URL(`weights/${name}.safetensors`, import.meta.url))));
+    const [w, {tensors: measured, metadata}] = await Promise.all(['dcae', 'pictures'].map(weights));
     const names = JSON.parse(metadata.names), classes = JSON.parse(metadata.classes);
     const gallery = rows(measured.images).map((x, k) => ({name: names[k], x: toModel(x)}));
-    const means = rows(measured.class_means).map((z, k) => ({name: `the mean ${classes[k]}`, z}));
-    return {w, measured, gallery, means, strips: []};
+    return {w, measured, gallery, classes, strips: []};
 }
 
 // The pictures, latents or channels of which a tensor is made.
@@ -76,7 +77,7 @@ const elements = parts => Object.values(parts).map(part => part.element);
 // ---- the front page: a picture, its sixteen maps, and the picture again; a map that is pressed is switched off
 
 function hero(place, lab) {
-    const {mean, bounds, colours} = lab.measured, maps = rows(mean).map(() => el('canvas', {role: 'presentation'}));
+    const {mean} = lab.measured, maps = Array.from(mean.data, () => el('canvas', {role: 'presentation'}));
     const pick = thumbnails(lab, 'image', 2, () => explorer);
     const original = new Picture('original', 'a picture: 3,072 numbers'), result = new Picture('result');
     const buttons = maps.map((map, k) => el('button', {
@@ -153,12 +154,15 @@ function channels(place, lab) {
 function interpolation(place, lab) {
     const redraw = () => explorer.redraw();
     const first = thumbnails(lab, 'from', 3, () => explorer), second = thumbnails(lab, 'to', 7, () => explorer);
-    const percent = slider('of the way', {value: 50, min: 0, max: 100, step: 1, format: n => `${n} %`}, redraw);
+    const options = {value: 50, min: 0, max: 100, step: 1, id: 'percent'};
+    const percent = slider('of the way', {...options, format: n => `${n} %`}, redraw);
     const through = new Picture('latents', 'through the latents'), across = new Picture('pixels');
     const strip = new Picture('strip', 'above through the latents, below through the pixels');
     strip.element.classList.add('dcae-wide');
-    const walk = t => [
-        picture(lab.w, lerp(latent(lab, first.item), latent(lab, second.item), t)), lerp(first.item.x, second.item.x, t)];
+    const walk = t => {
+        const [a, b] = [first.item, second.item];
+        return [picture(lab.w, lerp(latent(lab, a), latent(lab, b), t)), lerp(a.x, b.x, t)];
+    };
     let shown;  // of which two pictures the strip is
     const draw = () => {
         const [y, pixels] = walk(percent.value / 100);
@@ -198,10 +202,11 @@ function showStrip(canvas, pairs) {
 }
 
 function directions(place, lab) {
-    const {mean_latent: mean, moves} = lab.measured, axes = rows(moves), result = new Picture('picture');
-    const means = [{name: 'the mean', z: mean}, ...lab.means];
-    for (const item of means) item.x ??= picture(lab.w, item.z);
-    const items = [means[0], ...lab.gallery, ...lab.means];
+    const axes = rows(lab.measured.moves), result = new Picture('picture');
+    const decoded = (z, name) => ({name, z, x: picture(lab.w, z)});
+    const mean = decoded(lab.measured.mean_latent, 'the mean');
+    const means = rows(lab.measured.class_means).map((z, k) => decoded(z, `the mean ${lab.classes[k]}`));
+    const items = [mean, ...lab.gallery, ...means];
     const pick = thumbnails(lab, 'start', 0, () => explorer, items), redraw = () => explorer.redraw();
     const format = value => `${value > 0 ? '+' : value < 0 ? '−' : ''}${Math.abs(value).toFixed(1)} σ`;
     const steps = axes.map((_, k) => slider(`direction ${k + 1}`, {
@@ -333,7 +338,8 @@ function upload(place, lab) {
     const camera = video => explorer.attempt(() => take(fromBitmap(video, SIDE), 'camera'));
     const choice = el('fieldset', {class: 'dcae-row'}, ...views.map((name, k) => {
         const choose = () => { view = k; explorer.redraw(); };
-        return el('label', {}, el('input', {type: 'radio', name: 'dcae-view', checked: k === view, change: choose}), name);
+        const radio = el('input', {type: 'radio', name: 'dcae-view', checked: k === view, change: choose});
+        return el('label', {}, radio, name);
     }));
     const explorer = new Explorer(place, 'upload', {
         title: 'Your own picture', draw, pictures: [el('div', {class: 'dcae-views-of'}, ...canvases)],

@@ -11,13 +11,12 @@ import nbformat
 import pytest
 import yaml
 from address import PLACES, home_and_ref
-from build_site import anchor
 from run_all import NOTEBOOKS
 from student import without_solutions
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = [ROOT / name for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()]
-KINDS = {".py", ".md", ".ipynb", ".yml", ".toml", ".cff", ".txt", ".json", ".cfg", ".css", ".js", ".j2", ""}
+KINDS = {".py", ".md", ".ipynb", ".yml", ".toml", ".cff", ".txt", ".json", ".cfg", ".css", ".js", ""}
 TEXTS = {path: path.read_text(encoding="utf-8") for path in TRACKED if path.suffix in KINDS and path.is_file()}
 MODULES = [path for path in TEXTS if path.is_relative_to(ROOT / "dcae_lib") and path.suffix == ".py"]
 PAGES = [path for path in TEXTS if path.suffix == ".md"]
@@ -73,6 +72,11 @@ def targets(text):
     """Return the links of Markdown text, but for those in code and to other hosts."""
     text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
     return [url for url in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"\w+:", url)]
+
+
+def anchor(heading):
+    """Return the id that GitHub and the site give to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def markdown(path):

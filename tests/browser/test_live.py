@@ -1,0 +1,272 @@
+"""The explorers that live in a page: PyTorch's pictures, by every kind of input, at once, and from this host only."""
+
+import io
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from statistics import median
+
+import export_live
+import numpy as np
+import pytest
+import torch
+from lab import ROOT, SCREENSHOTS, Opened
+from PIL import Image
+from playwright.sync_api import Error, sync_playwright
+
+from dcae_lib import explore, load_images, plots, to_model, to_uint8
+from dcae_lib.tiles import reconstruct
+
+CELL = '<div class="cell"><div class="cell_input">explore.{}(model)</div><div class="cell_output">a still</div></div>'
+PAGE = """<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,"><link rel="stylesheet" href="live/live.css">
+<body style="max-width: 45rem; margin: auto"><p style="height: 3000px">A long text.</p>
+<div data-explorer="hero">a still</div><p style="height: 3000px">More of it.</p>{}<script type="module" src="live/start.js"></script>"""
+# What is done to each explorer: in the page, and by the Python explorer's controls of the same names.
+MOVES = {
+    "channels": {"image": 4, "gain-3": -1.5, "gain-8": 0.3, "switch-11": False},
+    "brush": {"image": 2, "paint": 5, "site-27": True, "site-0": False},
+    "interpolation": {"from": 1, "to": 9, "percent": 35},
+    "directions": {"start": 3, "step-0": -2.0, "step-6": 1.5},
+    "quantisation": {"image": 6, "levels": 24},
+    "damage": {"image": 8, "noise": 0.35, "site-36": True, "freeze": True},
+}
+ALL = [*MOVES, "upload", "hero"]
+MOVE = """(section, [name, value]) => {
+    const control = section.querySelector(`[data-control="${name}"]`), [kind, k] = name.split('-');
+    if (kind == 'site') section.querySelectorAll('.dcae-sites button')[k].click();
+    else if (control.matches('fieldset')) control.querySelectorAll('input')[value].click();
+    else if (control.type == 'checkbox') control.click();
+    else { control.value = value; control.dispatchEvent(new Event('input')); }
+}"""
+PICTURES = """async section => {
+    for (let k = 0; k < 2; k++) await new Promise(requestAnimationFrame);
+    return Object.fromEntries([...section.querySelectorAll('canvas[data-picture]')].map(canvas => {
+        const {width, height} = canvas, {data} = canvas.getContext('2d').getImageData(0, 0, width, height);
+        return [canvas.dataset.picture, {width, height, data: [...data]}];
+    }));
+}"""
+NETWORK = """async () => {
+    const {load, decode, encode} = await import('/live/dcae.js');
+    const {toImageData, toModel} = await import('/live/pictures.js');
+    const w = await load('/live/weights/dcae.safetensors');
+    const {images: {data}} = (await load('/live/weights/pictures.safetensors')).tensors, bytes = [];
+    for (let k = 0; k < 12; k++) {
+        const x = toModel({shape: [3, 32, 32], data: data.subarray(3072 * k, 3072 * (k + 1))});
+        bytes.push([...toImageData(decode(w, encode(w, x))).data]);
+    }
+    return bytes;
+}"""
+# From the event to the end of the frame in which the pixels have changed.
+CLOCK = """async (section, selector) => {
+    const control = section.querySelector(selector), waits = [];
+    for (let k = 0; k < 30; k++) {
+        await new Promise(resolve => setTimeout(resolve, 20));
+        const start = performance.now();
+        if (control.type != 'range') control.click();
+        else { k % 2 ? control.stepUp() : control.stepDown(); control.dispatchEvent(new Event('input')); }
+        await new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)));
+        waits.push(performance.now() - start);
+    }
+    return waits;
+}"""
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory):
+    """Serve a page with all explorers below a long text; return its folder and its address."""
+    folder = tmp_path_factory.mktemp("live")
+    shutil.copytree(ROOT / "site" / "live", folder / "live")
+    (folder / "live" / "weights").mkdir()
+    export_live.export_network(folder / "live" / "weights")
+    export_live.export_explorers(folder / "live" / "weights")
+    (folder / "index.html").write_text(PAGE.format("".join(map(CELL.format, ALL[:-1]))))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def page(browser, live):
+    opened = Opened(browser)
+    opened.page.goto(live[1])
+    yield opened.page
+    assert opened.errors() == []
+    assert all(url.startswith((live[1], "data:", "blob:")) for url in opened.asked)
+
+
+@pytest.fixture(scope="session")
+def python():
+    model, images = export_live.halved(), load_images("sample").test
+    return model, images
+
+
+def section(page, name):
+    """Scroll to an explorer, and wait until it is there in the place of its still."""
+    places = page.locator(f".cell:has-text('explore.{name}(') .cell_output, [data-explorer={name}]")
+    places.scroll_into_view_if_needed()
+    page.locator(f".dcae-{name}").wait_for()
+    return page.locator(f".dcae-{name}")
+
+
+def shown(section):
+    """Return what the canvases of an explorer show: uint8 [H, W, 3] by name."""
+    found = section.evaluate(PICTURES)
+    return {name: np.array(c["data"], int).reshape(c["height"], c["width"], 4)[..., :3] for name, c in found.items()}
+
+
+def close(a, b, levels=1):
+    return a.shape == b.shape and np.abs(a - b).max() <= levels
+
+
+def as_pixels(x):
+    return to_uint8(x).permute(1, 2, 0).numpy().astype(int)
+
+
+def decoded_right(page, python):
+    model, images = python
+    with torch.no_grad():
+        expected = model(to_model(images.images[:12]))
+    bytes_of = page.evaluate(NETWORK)
+    return all(close(np.array(b).reshape(32, 32, 4)[..., :3], as_pixels(y)) for b, y in zip(bytes_of, expected))
+
+
+def test_twelve_pictures_are_at_most_one_level_from_pytorchs(page, python):
+    assert decoded_right(page, python)
+
+
+@pytest.mark.parametrize("engine", ["firefox", "webkit"])
+def test_other_browsers_decode_the_same(engine, live, python):
+    def visit():  # in a thread of its own, since Playwright runs in this one
+        with sync_playwright() as playwright:
+            try:
+                browser = getattr(playwright, engine).launch()
+            except Error:
+                return None
+            page = browser.new_page()
+            page.goto(live[1])
+            return decoded_right(page, python)
+
+    with ThreadPoolExecutor(1) as thread:
+        right = thread.submit(visit).result()
+    if right is None:
+        pytest.skip(f"no {engine}: `playwright install {engine}`")
+    assert right
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_moved_explorers_show_the_pictures_of_the_python_explorers(page, python, name):
+    live, twin = section(page, name), getattr(explore, name)(*python)
+    for control, value in MOVES[name].items():
+        kind, _, k = control.partition("-")
+        widget = twin.controls[kind + "es"[kind != "switch" :]][int(k)] if k else twin.controls[kind]
+        widget.value = value
+        live.evaluate(MOVE, [control, explore.LEVELS.index(value) if control == "levels" else value])
+    pictures = shown(live)
+    assert twin.message.value == "" and {*twin.pictures} == {*pictures}
+    magma = plots.colorize(torch.linspace(0, 1, 256)[None])[:, 0].int()
+    neighbours = (magma[:, 1:] - magma[:, :-1]).abs().max().item()  # a change on the border of two colours
+    for key, picture in twin.pictures.items():
+        expected = np.asarray(Image.open(io.BytesIO(picture.image.value)), int)
+        assert close(pictures[key], expected, neighbours if key == "change" else 1), key
+    live.screenshot(path=SCREENSHOTS / f"live-{name}.png")
+
+
+@pytest.mark.parametrize("name, selector", [
+    ("hero", ".dcae-maps button"), ("channels", "[type=range]"), ("interpolation", "[type=range]"),
+    ("directions", "[type=range]"), ("quantisation", "[type=range]"), ("damage", "[type=range]"),
+    ("brush", ".dcae-sites button:nth-child(30)"),
+])  # fmt: skip
+def test_pixels_follow_a_control_at_once(page, name, selector, record_property):
+    waits = section(page, name).evaluate(CLOCK, selector)
+    record_property("milliseconds", median(waits))
+    print(f"{name}: {median(waits):.1f} ms from control to pixels, median of {len(waits)}")
+    assert median(waits) < 10 * 30  # ten times what a desktop takes that does nothing else
+
+
+def test_keys_move_all_controls(page):
+    live = section(page, "channels")
+    seen = [shown(live)["result"]]
+    for control, key in (("gain-3", "ArrowLeft"), ("switch-7", "Space")):
+        live.locator(f"[data-control={control}]").press(key)
+        seen.append(shown(live)["result"])
+    live.locator("[data-control=image] :checked").press("ArrowRight")
+    seen.append(shown(live)["result"])
+    assert len({picture.tobytes() for picture in seen}) == 4
+    live = section(page, "brush")
+    live.get_by_role("button", name="clear").click()
+    sites = live.locator(".dcae-sites button")
+    sites.and_(page.locator("[tabindex='0']")).focus()
+    for key in ["ArrowLeft", "ArrowUp"] * 8 + ["ArrowRight", "ArrowDown", "Space", "ArrowDown", "Enter"]:
+        page.keyboard.press(key)
+    assert [sites.nth(k).get_attribute("aria-pressed") for k in (0, 9, 17)] == ["false", "true", "true"]
+
+
+def test_fingers_paint_and_move_sliders(browser, live):
+    page = Opened(browser, 390, 850, has_touch=True, is_mobile=True).page
+    page.goto(live[1])
+    brush = section(page, "brush")
+    brush.get_by_role("button", name="clear").tap()
+    box = brush.locator(".dcae-sites").bounding_box()
+    finger = page.context.new_cdp_session(page)
+    for kind, column in (("touchStart", 2.5), ("touchMove", 4.5), ("touchEnd", None)):
+        at = {"x": box["x"] + box["width"] * (column or 0) / 8, "y": box["y"] + box["height"] / 16}
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at] if column else []})
+    pressed = [e.get_attribute("aria-label") for e in brush.locator("[aria-pressed=true]").all()]
+    assert pressed == ["row 1, column 3", "row 1, column 4", "row 1, column 5"]
+    slider = section(page, "quantisation").locator("[type=range]")
+    before = slider.input_value()
+    slider.tap(position={"x": slider.bounding_box()["width"] * 0.9, "y": 10})
+    assert int(slider.input_value()) > int(before)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_nothing_loads_before_an_explorer_is_near_and_then_little(browser, live):
+    folder, address = live
+    opened = Opened(browser)
+    opened.page.goto(address)
+    opened.page.wait_for_load_state("networkidle")
+    names = [url.removeprefix(address) for url in opened.asked]
+    assert {name for name in names if name.startswith("live/")} == {"live/live.css", "live/start.js"}
+    shown(section(opened.page, "hero"))
+    loaded = {url.removeprefix(address) for url in opened.asked if "/live/" in url} - {"live/weights/cat.webp"}
+    total = sum((folder / name).stat().st_size for name in loaded)
+    print(f"{total:,} bytes until the first picture lives")
+    assert "live/weights/dcae.safetensors" in loaded and total < 400_000
+    opened.page.close()
+
+
+def test_own_pictures_come_upright_on_white_through_the_network_and_are_saved(page, python):
+    live = section(page, "upload")
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 101, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[:8, :8] = 0  # transparent
+    Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+    choose = live.get_by_label("your picture …").first
+    choose.set_input_files({"name": "mine.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    live.locator("p", has_text="mine.png: 101×70 pixels,").first.wait_for()
+    pictures = shown(live)
+    pixels[:8, :8] = 255
+    x = to_model(torch.from_numpy(pixels[..., :3].copy()).permute(2, 0, 1))
+    y = reconstruct(python[0], x)
+    assert np.array_equal(pictures["original"], pixels[..., :3])
+    assert close(pictures["reconstruction"], as_pixels(y))
+    assert close(pictures["error × 8"], as_pixels(plots.error_maps(y, x, gain=8)))
+    with page.expect_download() as download:
+        live.get_by_text("save the result").click()
+    assert np.array_equal(np.asarray(Image.open(download.value.path()).convert("RGB"), int), pictures["reconstruction"])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    Image.fromarray(pixels[..., :3]).save(file := io.BytesIO(), "JPEG", exif=exif)
+    choose.set_input_files({"name": "turned.jpg", "mimeType": "image/jpeg", "buffer": file.getvalue()})
+    live.locator("p", has_text="turned.jpg: 70×101 pixels,").first.wait_for()
+    choose.set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    live.get_by_text("notes.txt is not a picture that this browser can read.").wait_for()
+    choose = section(page, "hero").get_by_label("a picture of your own").first
+    choose.set_input_files({"name": "mine.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    for name in ("hero", "channels"):
+        section(page, name).get_by_title("mine.png").wait_for()
