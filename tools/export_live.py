@@ -101,8 +101,8 @@ def export_codec(out: Path) -> None:
     for path in sorted(resource("photos").glob("*.webp")):
         photo = open_picture(path)
         photo.thumbnail((SIDE, SIDE))
-        photo.save(out / path.name, lossless=True, method=6)
-        pictures.append(path.name)
+        pictures.append(f"{path.stem}-{SIDE}.webp")
+        photo.save(out / pictures[-1], lossless=True, method=6)
     about = dict(identity=codec.identity.hex(), constants=constants(record), pictures=pictures)
     (out / "codec.json").write_text(json.dumps(about) + "\n")
 

@@ -2,6 +2,7 @@
 
 import {toUint8} from './codec.js';
 import {fromBitmap, psnr, readPicture, show, toModel} from './pictures.js';
+import {Explorer, Picture, Thumbnails, button, checkbox, choosers, el, row, slider} from './widgets.js';
 
 const HERE = name => new URL(name, import.meta.url);
 const SMALL = 64;                            // pixels of the longer side of thumbnails
@@ -110,107 +111,116 @@ export function best(tried, fits) {
 
 // ---- the page
 
-const PAGE = `
-    <div class="budget-row" data-pictures role="group" aria-label="Pictures to compress"></div>
-    <div class="budget-row">
-        <label class="budget-button">your picture<input type="file" accept="image/*" data-choose></label>
-        <label class="budget-button budget-touch">take a photo<input type="file" accept="image/*"
-            capture="environment" data-choose></label>
-        <label class="budget-button">open a .dcae file<input type="file" accept=".dcae" data-open></label>
-        <label data-sides>longer side <select data-side></select> pixels</label>
-    </div>
-    <div class="budget-row">
-        <label class="budget-slider">budget <b data-budget></b>
-            <input type="range" min="0" max="200" data-slider></label>
-        <label data-headers><input type="checkbox" checked> count headers</label>
-    </div>
-    <p class="budget-status" role="status" data-status></p>
-    <div class="budget-pictures" data-results>${['original', 'DCAE', 'WebP', 'JPEG'].map(name => `
-        <figure data-codec-name="${name}"><canvas role="img"></canvas><figcaption></figcaption></figure>`).join('')}
-    </div>
-    <div class="budget-row">
-        <button type="button" class="budget-button" data-save>save as .dcae</button>
-        <span class="budget-note" data-progress></span>
-    </div>
-    <svg class="budget-curve" role="img"></svg>
-    <p class="budget-note">JPEG and WebP are your browser's own encoders. They store colour at half the resolution
-        (except at quality 100, where some browsers do not, and WebP may be lossless), and spend less effort than those
-        of notebook 08. The colour profile that a browser adds to each file is not counted.
-        <span data-headers>Without headers, the bytes that all thumbnails of a codec share are not counted either;
-        JPEG's Huffman tables are not among them, since this encoder makes new ones for each file.</span></p>
-    <div class="budget-file" data-file hidden></div>`;
+const HINT = `JPEG and WebP are your browser's own encoders. They store colour at half the resolution (except at quality
+    100, where some browsers do not, and WebP may be lossless), and spend less effort than those of notebook 08. The
+    colour profile that a browser adds to each file is not counted. Without headers, the bytes that all thumbnails of a
+    codec share are not counted either; JPEG's Huffman tables are not among them, since a browser makes new ones for
+    each file.`;
 
-// Fill a box with the page.
-export async function budget(box) {
-    const about = await fetch(HERE('weights/codec.json')).then(answer => answer.json());
-    const ask = startWorker();
-    box.innerHTML = PAGE;
-    box.classList.add('budget');
-    const find = name => box.querySelector(`[data-${name}]`);
-    const slider = find('slider'), side = find('side'), headers = find('headers').firstElementChild;
-    const status = message => { find('status').textContent = message; };
-    const shown = new Map();  // canvases, and what is on them
-    let now;  // what is compressed now: {name, source, picture, pixels, kind, codecs}
+// Fill a place of the page.
+async function budget(place) {
+    const ask = startWorker(), about = await (await get('codec.json')).json();
+    const items = await Promise.all(about.pictures.filter(name => name.endsWith('png')).map(sample));
+    const pictures = Object.fromEntries(['original', 'DCAE', 'WebP', 'JPEG'].map(name => [name, new Picture(name)]));
+    const shown = {};  // what is on the canvas of each
+    let now;           // what is compressed: {name, kind, image, x, codecs}; image: bytes, x: the same as floats
+
+    const strip = new Thumbnails('picture', items, 6, () => explorer.attempt(choose));
+    const side = el('select', {change: () => explorer.attempt(open)});
+    const sides = el('label', {}, 'longer side ', side, ' pixels');
+    const amount = slider('budget', {value: 0, min: 0, max: 200, id: 'budget', format: () => `${bytes()} bytes`}, draw);
+    const headers = checkbox('count headers', true, 'headers', draw);
+    const saving = button('save as .dcae', () => {
+        const {quality, data} = now.codecs.DCAE.best;
+        save(new Blob([data]), `${now.name.replace(/\.\w+$/, '')}-${quality}.dcae`);
+    });
+    const curve = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
+    const progress = el('span', {class: 'dcae-hint'}), opened = el('div', {class: 'budget-file'});
+    const explorer = new Explorer(place, 'budget', {
+        title: 'The best picture within a budget of bytes', draw: paint,
+        pictures: Object.values(pictures).map(({element}) => element),
+        controls: [strip.element, row(...choosers(() => explorer, take, camera).children, opener(take), sides),
+            amount.element, headers.element],
+    });
+    curve.setAttribute('role', 'img');
+    explorer.element.append(row(saving, progress), curve, el('p', {class: 'dcae-hint'}, HINT), opened);
 
     // ---- what the reader chooses
 
-    // Compress a file; `source` is a Blob.
-    async function choose(name, source) {
-        const pixels = await readPicture(source, SIDES.at(-1)).catch(error => status(error.message));
-        if (!pixels) return;
-        const longer = Math.max(...pixels.shape.slice(1)), sides = SIDES.filter(s => s < longer);
-        side.replaceChildren(...[...sides, longer].map(s => new Option(s, s)));
-        side.value = sides.includes(256) ? 256 : longer;
-        find('sides').hidden = !sides.length;
-        for (const button of find('pictures').children) button.setAttribute('aria-pressed', button.title === name);
-        await open(name, source);
+    // Another picture: how far it may be scaled down depends on it.
+    function choose() {
+        const longer = Math.max(...strip.item.x.shape), smaller = SIDES.filter(side => side < longer);
+        side.replaceChildren(...[...smaller, longer].map(side => new Option(side, side)));
+        side.value = smaller.includes(256) ? 256 : longer;
+        sides.hidden = !smaller.length;
+        open();
     }
 
-    async function open(name, source) {
-        const pixels = await readPicture(source, Number(side.value)), [, H, W] = pixels.shape;
-        const picture = toUint8(pixels), canvas = document.createElement('canvas');
-        const kind = Math.max(H, W) <= SMALL ? 'thumbnail' : 'photograph', {constants} = about;
-        show(canvas, pixels);
-        if (now?.kind !== kind) {
-            const [low, high, start] = RANGE[kind];
-            slider.value = Math.round(200 * Math.log(start / low) / Math.log(high / low));
-        }
-        const webp = data => stripWebp(data, constants.WebP);
-        const codecs = {
-            DCAE: {encoder: () => ours(ask, picture, constants.DCAE)},
-            WebP: {encoder: () => theirs('image/webp', canvas, webp)},
+    function open() {
+        const {name, canvas: source} = strip.item, x = fromBitmap(source, Number(side.value)), [, H, W] = x.shape;
+        const kind = Math.max(H, W) <= SMALL ? 'thumbnail' : 'photograph', last = now?.kind;
+        const image = toUint8(x), canvas = canvasOf(x), {constants} = about;
+        now = {name, kind, image, x, codecs: {
+            DCAE: {encoder: () => ours(ask, image, constants.DCAE)},
+            WebP: {encoder: () => theirs('image/webp', canvas, data => stripWebp(data, constants.WebP))},
             JPEG: {encoder: () => theirs('image/jpeg', canvas, stripJpeg)},
-        };
-        for (const codec of Object.values(codecs)) codec.tried = new Map();
-        now = {name, source, picture, pixels, kind, codecs};
-        shown.clear();
-        status('');
-        for (const element of box.querySelectorAll('[data-headers]')) element.hidden = kind !== 'thumbnail';
-        find('results').className = `budget-pictures ${kind}`;
+        }};
+        for (const codec of Object.values(now.codecs)) codec.tried = new Map();
+        const [low, high, start] = RANGE[kind];
+        amount.value = kind === last ? amount.value : Math.round(200 * Math.log(start / low) / Math.log(high / low));
+        headers.element.hidden = kind !== 'thumbnail';
+        explorer.pictures.classList.toggle('photograph', kind === 'photograph');
         draw();
     }
 
-    async function openFile(name, source) {
-        status(`decoding ${name} …`);
+    // A file that was chosen or dropped: a .dcae file is opened, a picture compressed.
+    function take(file) {
+        explorer.attempt(async () => {
+            if (/\.dcae$/i.test(file?.name)) await openFile(file);
+            else if (file) add(itemOf(file.name, await readPicture(file, SIDES.at(-1))));
+        });
+    }
+
+    function camera(video) {
+        add(itemOf('camera', fromBitmap(video, SIDES.at(-1))));
+    }
+
+    function add(item) {
+        strip.add(item).click();
+    }
+
+    async function openFile(file) {
+        opened.replaceChildren(`decoding ${file.name} …`);
         try {
-            const data = new Uint8Array(await source.arrayBuffer());
-            showFile(find('file'), name, data.length, await ask('decompress', data));
-            status('');
+            const data = new Uint8Array(await file.arrayBuffer());
+            opened.replaceChildren(...contents(file.name, data.length, await ask('decompress', data)));
         } catch (error) {
-            status(`${name} cannot be opened: ${error.message}.`);
+            opened.replaceChildren();
+            throw new Error(`${file.name} cannot be opened: ${error.message}.`);
         }
     }
 
-    const take = file => (/\.dcae$/i.test(file.name) ? openFile : choose)(file.name, file);
-
     // ---- what is computed and shown
 
-    const bytes = () => {
-        const [low, high] = RANGE[now.kind], [, H, W] = now.picture.shape;
-        return Math.round(H * W / 8 * low * (high / low) ** (slider.value / 200));
-    };
-    const size = made => made.data.length - (headers.checked || now.kind !== 'thumbnail' ? 0 : made.shared);
-    const fits = made => size(made) <= bytes();
+    function bytes() {
+        if (!now) return 0;
+        const [low, high] = RANGE[now.kind], [, H, W] = now.image.shape;
+        return Math.round(H * W / 8 * low * (high / low) ** (amount.value / 200));
+    }
+
+    function size({data, shared}) {
+        return data.length - (headers.value || now.kind !== 'thumbnail' ? 0 : shared);
+    }
+
+    function fits(made) {
+        return size(made) <= bytes();
+    }
+
+    // Show the best of what is known, and find out what is missing.
+    function draw() {
+        explorer.redraw();
+        for (const codec of Object.values(now.codecs)) work(codec);
+    }
 
     // Try qualities with a codec until nothing is left to find out about this picture and this budget.
     async function work(codec) {
@@ -221,119 +231,103 @@ export async function budget(box) {
             const encode = await (codec.started ??= codec.encoder());
             for (let quality; mine === now && (quality = next(codec.tried, fits)) !== undefined; ) {
                 const made = await encode(quality);
-                codec.tried.set(quality, {...made, quality, psnr: psnr(toModel(made.image), mine.pixels)});
-                if (mine === now) paint();
+                codec.tried.set(quality, {...made, quality, psnr: psnr(toModel(made.image), mine.x)});
+                if (mine === now) explorer.say(paint());
             }
         } catch (error) {
             codec.error = error.message;
-            if (mine === now) paint();
+            if (mine === now) explorer.say(paint());
         }
         codec.busy = false;
     }
 
-    // Show the best of what is known, and find out what is missing.
-    function draw() {
-        paint();
-        for (const codec of Object.values(now.codecs)) work(codec);
-    }
-
     function paint() {
-        const [, H, W] = now.picture.shape, budget = `${bytes().toLocaleString('en')} bytes`;
-        find('budget').textContent = budget;
-        slider.setAttribute('aria-valuetext', budget);
-        figure('original', now.picture, `${W}×${H} pixels`, `${(3 * H * W).toLocaleString('en')} bytes`);
+        if (!now) return '';
+        const [, H, W] = now.image.shape, found = [];
+        put('original', now.image, `original\n${W}×${H} pixels\n${3 * H * W} bytes`);
         for (const [name, codec] of Object.entries(now.codecs)) {
-            const made = codec.best = best(codec.tried, fits);
-            figure(name, made?.image, ...caption(codec, made));
+            codec.best = best(codec.tried, fits);
+            found.push([name, ...caption(codec)]);
+            put(name, codec.best?.image, found.at(-1).join('\n'));
         }
-        find('save').disabled = !now.codecs.DCAE.best;
-        const {tried} = now.codecs.DCAE, tens = [...tried.keys()].filter(quality => quality % 10 === 0).length;
-        find('progress').textContent = tens < 11 ? `the curve: ${tens} of 11 qualities` : '';
-        drawCurve(box.querySelector('svg'), now, bytes(), size);
+        saving.disabled = !now.codecs.DCAE.best;
+        const tens = [...now.codecs.DCAE.tried.keys()].filter(quality => quality % 10 === 0).length;
+        progress.textContent = tens < 11 ? `${tens} of 11 points of our curve` : '';
+        drawCurve(curve, now, bytes(), size);
+        return `Within ${bytes()} bytes: ${found.map(lines => lines.join(', ')).join('; ')}`;
     }
 
-    function caption({tried, error}, made) {
+    function put(name, image, caption) {
+        const nothing = {...now.image, data: new Uint8Array(now.image.data.length).fill(128)};  // grey
+        if (shown[name] !== image || !image) pictures[name].show(toModel(image ?? nothing));
+        shown[name] = image;
+        pictures[name].title(caption);
+    }
+
+    function caption({best, tried, error}) {
         if (error) return [error];
-        if (made) return [`quality ${made.quality}, ${size(made).toLocaleString('en')} bytes`, decibels(made)];
+        if (best) return [`quality ${best.quality}, ${size(best)} bytes`, decibels(best)];
         if (!tried.has(0)) return ['…'];
-        const least = Math.min(...[...tried.values()].map(size));
-        return ['does not fit', `its smallest file has ${least.toLocaleString('en')} bytes`];
+        return ['does not fit', `its smallest file has ${Math.min(...[...tried.values()].map(size))} bytes`];
     }
 
-    const grey = ({data}) => new Uint8Array(data.length).fill(128);  // where nothing fits
-
-    function figure(name, image, ...lines) {
-        const figure = box.querySelector(`[data-codec-name="${name}"]`), canvas = figure.querySelector('canvas');
-        if (shown.get(canvas) !== image) show(canvas, toModel(image ?? {...now.picture, data: grey(now.picture)}));
-        shown.set(canvas, image);
-        figure.querySelector('figcaption').replaceChildren(...[name, ...lines].map(line => {
-            const row = document.createElement(line === name ? 'strong' : 'span');
-            row.textContent = line;
-            return row;
-        }));
-        canvas.setAttribute('aria-label', [`${now.name}, ${name}`, ...lines].join(', '));
-    }
-
-    // ---- what happens when
-
-    slider.addEventListener('input', draw);
-    headers.addEventListener('input', draw);
-    side.addEventListener('change', () => open(now.name, now.source));
-    find('save').addEventListener('click', () => {
-        const {quality, data} = now.codecs.DCAE.best;
-        save(new Blob([data]), `${now.name.replace(/\.\w+$/, '')}-${quality}.dcae`);
-    });
-    for (const input of box.querySelectorAll('input[type=file]')) input.addEventListener('change', () => {
-        if (input.files[0]) take(input.files[0]);
-        input.value = '';
-    });
-    box.addEventListener('dragover', event => event.preventDefault());
-    box.addEventListener('drop', event => {
-        event.preventDefault();
-        if (event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-    });
-    new ResizeObserver(() => now && paint()).observe(box);
-    find('pictures').append(...about.pictures.map(name => {
-        const button = document.createElement('button'), image = new Image();
-        Object.assign(button, {type: 'button', className: 'budget-sample', title: name});
-        Object.assign(image, {fetchPriority: 'low', src: HERE(`weights/${name}`), alt: name.replace(/(-\d+)?\.\w+$/, '')});
-        button.append(image);
-        button.addEventListener('click', () => sample(name));
-        return button;
-    }));
-    const sample = async name => choose(name, await (await fetch(HERE(`weights/${name}`))).blob());
-    await sample(about.pictures[6]);
+    explorer.element.addEventListener('dragover', event => event.preventDefault());
+    explorer.element.addEventListener('drop', event => { event.preventDefault(); take(event.dataTransfer.files[0]); });
+    new ResizeObserver(() => { paint(); }).observe(place);
+    choose();
+    for (const name of about.pictures.slice(items.length)) strip.add(await sample(name));
 }
 
 const decibels = ({psnr}) => psnr === Infinity ? 'without loss' : `${psnr.toFixed(1)} dB`;
 
+const get = name => fetch(HERE(`weights/${name}`));
+
+// A picture to choose: {name, x, canvas}, from which it can be scaled down.
+const itemOf = (name, x) => ({name, x, canvas: canvasOf(x)});
+
+async function sample(name) {
+    const x = await readPicture(await (await get(name)).blob(), SIDES.at(-1));
+    return itemOf(name.replace(/-\d+\.\w+$/, ''), x);
+}
+
+function canvasOf(x) {
+    const canvas = el('canvas', {role: 'img'});
+    show(canvas, x);
+    return canvas;
+}
+
+function opener(take) {
+    const change = event => { take(event.target.files[0]); event.target.value = ''; }, name = 'open a .dcae file …';
+    const input = el('input', {type: 'file', accept: '.dcae', 'aria-label': name, change});
+    return el('label', {class: 'dcae-button'}, name, input);
+}
+
 function save(blob, name) {
-    const link = Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download: name});
+    const link = el('a', {href: URL.createObjectURL(blob), download: name});
     link.click();
     URL.revokeObjectURL(link.href);
 }
 
-// Show a .dcae file that was opened: its pictures and what its header says.
-function showFile(box, name, length, {header: {height: H, width: W, images, quality}, image}) {
-    const count = Math.max(images, 1), n = 3 * H * W, text = document.createElement('p');
-    text.textContent = `${name}: ${images ? `a batch of ${images} × ` : ''}${W}×${H} pixels, quality ${quality}, `
-        + `${length.toLocaleString('en')} bytes, ${(8 * length / (H * W * count)).toFixed(2)} bits per pixel`;
-    box.replaceChildren(text, ...Array.from({length: count}, (_, k) => {
-        const canvas = document.createElement('canvas');
-        show(canvas, toModel({shape: [3, H, W], data: image.data.subarray(k * n, (k + 1) * n)}));
-        canvas.className = Math.max(H, W) <= SMALL ? 'thumbnail' : '';
-        canvas.setAttribute('role', 'img');
-        canvas.setAttribute('aria-label', `${name}, decoded`);
+// What a .dcae file says in its header, and its pictures.
+function contents(name, length, {header: {height: H, width: W, images, quality}, image}) {
+    const count = Math.max(images, 1), n = 3 * H * W, bpp = 8 * length / (H * W * count);
+    const canvases = Array.from({length: count}, (_, k) => {
+        const canvas = canvasOf(toModel({shape: [3, H, W], data: image.data.subarray(k * n, (k + 1) * n)}));
+        canvas.setAttribute('aria-label', `picture ${k + 1} of ${name}`);
+        canvas.classList.toggle('photograph', Math.max(H, W) > SMALL);
         return canvas;
-    }));
-    box.hidden = false;
+    });
+    const pictures = `${images ? `a batch of ${images} × ` : ''}${W}×${H} pixels`;
+    const text = `${name}: ${pictures}, quality ${quality}, ${length} bytes, ${bpp.toFixed(2)} bits per pixel`;
+    const first = button('save as PNG', () => canvases[0].toBlob(blob => save(blob, name.replace(/dcae$/i, 'png'))));
+    return [el('p', {}, text), row(...canvases), ...images ? [] : [row(first)]];
 }
 
 // ---- the curve: PSNR against bytes, a line for each codec and one for the budget
 
-function drawCurve(svg, {kind, picture, codecs}, budget, size) {
+function drawCurve(svg, {kind, image, codecs}, budget, size) {
     const width = svg.clientWidth || 640, height = 260, left = 28, right = 22, top = 26, bottom = 36;
-    const [, H, W] = picture.shape, [low, high] = RANGE[kind].map(bpp => bpp * H * W / 8);
+    const [, H, W] = image.shape, [low, high] = RANGE[kind].map(bpp => bpp * H * W / 8);
     const curves = Object.entries(codecs).map(([name, {tried, best}]) => {
         const points = [...tried.values()].filter(({psnr}) => psnr < Infinity).map(made => [size(made), made.psnr]);
         return {name, best, points: points.filter(([size]) => size <= high * 1.2).sort(([a], [b]) => a - b)};
@@ -346,7 +340,7 @@ function drawCurve(svg, {kind, picture, codecs}, budget, size) {
     const decades = [10, 100, 1000, 10000, 100000].flatMap(ten => digits.map(digit => digit * ten));
     const columns = decades.filter(tick => tick >= low && tick <= high).map(tick => `
         <line x1="${x(tick)}" x2="${x(tick)}" y1="${top}" y2="${height - bottom}"/>
-        <text x="${x(tick)}" y="${height - bottom + 15}" text-anchor="middle">${tick.toLocaleString('en')}</text>`);
+        <text x="${x(tick)}" y="${height - bottom + 15}" text-anchor="middle">${tick}</text>`);
     const rows = Array.from({length: (most - least) / 5 + 1}, (_, k) => least + 5 * k).map(tick => `
         <line x1="${left}" x2="${width - right}" y1="${y(tick)}" y2="${y(tick)}"/>
         <text x="${left - 5}" y="${y(tick) + 4}" text-anchor="end">${tick}</text>`);
@@ -366,19 +360,15 @@ function drawCurve(svg, {kind, picture, codecs}, budget, size) {
 
 // ---- start: on the codec's page, and in notebook 08 in the place of a still, as soon as they come near
 
-function start() {
-    const still = [...document.querySelectorAll('.cell')].find(
-        cell => cell.querySelector('.cell_input')?.textContent.includes('explore.budget('));
-    const boxes = [...document.querySelectorAll('[data-codec]'), ...still ? [still.querySelector('.cell_output')] : []];
-    const near = new IntersectionObserver(entries => {
-        for (const {isIntersecting, target} of entries) if (isIntersecting) {
-            near.unobserve(target);
-            budget(target).catch(error => console.warn(`the still stays: ${error.message}`));
-        }
-    }, {rootMargin: '500px'});
-    if (boxes.length) document.head.append(Object.assign(document.createElement('link'), {
-        rel: 'stylesheet', href: HERE('budget.css')}));
-    for (const box of boxes) near.observe(box);
-}
-
-start();
+const still = [...document.querySelectorAll('div.cell')].find(
+    cell => cell.querySelector('.cell_input')?.textContent.includes('explore.budget('));
+const places = [...document.querySelectorAll('[data-codec]'), ...still ? [still.querySelector('.cell_output')] : []];
+const observer = new IntersectionObserver(entries => {
+    for (const {isIntersecting, target} of entries) {
+        if (!isIntersecting) continue;
+        observer.unobserve(target);
+        budget(target).catch(error => target.append(el('p', {}, `The codec cannot be shown: ${error.message}`)));
+    }
+}, {rootMargin: '400px'});
+if (places.length) document.head.append(el('link', {rel: 'stylesheet', href: HERE('budget.css')}));
+for (const place of places) observer.observe(place);

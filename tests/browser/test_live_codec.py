@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from dcae_lib import Codec, load_images
 from dcae_lib.codec import coder
+from dcae_lib.codec.bitstream import Header, pack
 from dcae_lib.codec.integer import tables
 from dcae_lib.data import as_png, read_picture
 from dcae_lib.files import resource
@@ -25,7 +26,7 @@ from dcae_lib.files import resource
 GOLDEN = ROOT / "tests" / "codec" / "golden"
 make = runpy.run_path(str(GOLDEN / "make.py"))
 PAGE = '<!doctype html><html lang="en"><title>codec</title><link rel="icon" href="data:,"><div data-codec>still</div>'
-SCRIPT = '<script type="module" src="live/budget.js"></script>'
+SCRIPT = '<link rel="stylesheet" href="live/live.css"><script type="module" src="live/budget.js"></script>'
 # Bytes cross as arrays of numbers.
 READ = """async file => {
     const {y, header} = await c.read(codec, Uint8Array.from(file)), {height: H, width: W, images} = header;
@@ -43,6 +44,10 @@ ALL_SYMBOLS = """() => {
     const encoder = new c.RangeEncoder(codec.tables);
     for (let row = 0; row < 512; row++) for (let symbol = 0; symbol < 129; symbol++) encoder.symbol(row, symbol);
     return [...encoder.finish()];
+}"""
+
+PIXELS = """canvas => {
+    return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
 }"""
 
 
@@ -95,7 +100,7 @@ def opened(browser, address):
 def settle(page):
     """Wait until all captions are complete, and stay as they are for half a second."""
     page.wait_for_function("""() => {
-        const texts = [...document.querySelectorAll('figcaption, [data-progress]')].map(e => e.textContent).join();
+        const texts = [...document.querySelectorAll('figcaption, .dcae-hint')].map(e => e.textContent).join();
         const done = texts && !/…|of 11/.test(texts) && texts === window.before;
         window.still = done ? window.still ?? performance.now() : undefined;
         window.before = texts;
@@ -104,7 +109,11 @@ def settle(page):
 
 
 def caption(page, name):
-    return page.locator(f"[data-codec-name={name}] figcaption").inner_text()
+    return page.locator(f".dcae-picture:has([data-picture={name}]) figcaption").inner_text()
+
+
+def give(page, label, name, content):
+    page.get_by_label(label).set_input_files({"name": name, "mimeType": "", "buffer": content})
 
 
 def levels_apart(pixels, image):
@@ -128,7 +137,7 @@ def test_golden_streams_decode_to_the_recorded_latents_and_back(module, codec):
 def test_python_decodes_what_the_page_compresses(module, codec):
     test, photo = load_images("sample").test.images, read_picture(resource("photos") / "coffee.webp")
     compress = "async ([shape, data, q]) => [...await c.compress(codec, {shape, data: Uint8Array.from(data)}, q)]"
-    for images in (test[0], test[:4], test[5, :, :31, :9], photo[:, 100:175, 200:250], photo[:, :200, :300]):
+    for images in (test[0], test[:4], test[5, :, :31, :9], photo[:, 100:175, 200:250], photo[:, :150, :100]):
         for quality in (0, 55, 100):
             data = bytes(module.evaluate(compress, [list(images.shape), images.flatten().tolist(), quality]))
             decoded, ours = codec.decompress(data), codec.compress(images, quality)
@@ -172,39 +181,36 @@ def test_pictures_follow_the_budget_by_keyboard(opened):
 def test_files_are_saved_and_opened(opened, codec, tmp_path):
     page = opened.page
     photo = read_picture(resource("photos") / "cat.webp")[:, 100:150, 200:275]
-    page.locator("[data-choose]").first.set_input_files(
-        {"name": "cat.png", "mimeType": "image/png", "buffer": as_png(photo)}
-    )
-    page.wait_for_function("document.querySelector('figcaption').textContent.includes('75×50')")
+    give(page, "your picture …", "cat.png", as_png(photo))
+    page.locator("figcaption").filter(has_text="75×50").wait_for()
     settle(page)
     with page.expect_download() as download:
         page.get_by_role("button", name="save as .dcae").click()
-    download.value.save_as(tmp_path / download.value.suggested_filename)
-    data = (path := next(tmp_path.glob("cat-*.dcae"))).read_bytes()
+    download.value.save_as(tmp_path / "cat.dcae")
+    data = (tmp_path / "cat.dcae").read_bytes()
     image = codec.decompress(data)
-    page.locator("[data-open]").set_input_files(path)
-    page.locator("[data-file] canvas").wait_for()
-    assert f"75×50 pixels, quality {data[11]}, {len(data):,} bytes" in page.locator("[data-file] p").inner_text()
-    for box in ("[data-codec-name=DCAE]", "[data-file]"):
-        pixels = page.evaluate("""box => {
-            const canvas = document.querySelector(`${box} canvas`), {width, height} = canvas;
-            return [...canvas.getContext('2d').getImageData(0, 0, width, height).data];
-        }""", box)  # fmt: skip
-        shown = torch.tensor(pixels).view(50, 75, 4)[:, :, :3].permute(2, 0, 1)
-        assert (shown - image.int()).abs().max() <= 1, box
+    give(page, "open a .dcae file …", download.value.suggested_filename, data)
+    page.get_by_text(f"75×50 pixels, quality {data[11]}, {len(data)} bytes").wait_for()
+    for canvas in ("[data-picture=DCAE]", ".budget-file canvas"):
+        shown = torch.tensor(page.locator(canvas).evaluate(PIXELS)).view(50, 75, 4)[:, :, :3].permute(2, 0, 1)
+        assert (shown - image.int()).abs().max() <= 1, canvas
+    give(page, "open a .dcae file …", "b.dcae", (GOLDEN / "batch-37.dcae").read_bytes())
+    page.get_by_text("b.dcae: a batch of 3 × 32×32 pixels, quality 37, 320 bytes, 0.83 bits per pixel").wait_for()
 
 
 def test_files_that_cannot_be_opened_are_told_in_a_sentence(opened):
     page, data = opened.page, (GOLDEN / "frog-37.dcae").read_bytes()
-    broken = {
+    large = pack(Header(2000, 3000, 0, 50), b"", Codec.from_pretrained().identity)
+    for sentence, content in {
         "the checksum does not match": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
         "written with another model": data[:1] + bytes([data[1] ^ 1]) + data[2:],
         "version 1 of the codec (dcae-lib 0.1)": b"\xd1" + data[1:],
         "begins with 0x89, not 0xD2": as_png(torch.zeros(3, 8, 8, dtype=torch.uint8)),
         "has at least 8 bytes, this has 3": data[:3],
-    }
-    for sentence, content in broken.items():
-        page.locator("[data-open]").set_input_files({"name": "a.dcae", "mimeType": "", "buffer": content})
-        page.get_by_role("status").filter(has_text=sentence).wait_for()
-    page.locator("[data-choose]").first.set_input_files({"name": "notes.txt", "mimeType": "", "buffer": b"no picture"})
-    page.get_by_role("status").filter(has_text="notes.txt is not a picture").wait_for()
+        "3000×2000 pixels are too many for a page": large,
+    }.items():
+        give(page, "open a .dcae file …", "a.dcae", content)
+        page.get_by_role("alert").filter(has_text=sentence).wait_for()
+    dropped = "() => { const d = new DataTransfer(); d.items.add(new File(['no picture'], 'notes.txt')); return d }"
+    page.locator(".dcae-budget").dispatch_event("drop", {"dataTransfer": page.evaluate_handle(dropped)})
+    page.get_by_role("alert").filter(has_text="notes.txt is not a picture").wait_for()
