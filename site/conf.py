@@ -11,7 +11,7 @@ from docutils import nodes
 from sphinx import addnodes
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from address import home_and_ref  # noqa: E402
+from address import home_and_ref
 
 HOME, REF = home_and_ref() or ("", "")  # of the repository on GitHub; empty while unset
 REPOSITORY = HOME and f"https://github.com/{HOME}"
@@ -37,8 +37,8 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = html_show_copyright = html_use_index = False
 LIVE = {
-    "index": "explorers.js",
-    "notebooks/06_exploring_latents": "explorers.js",
+    "index": "start.js",
+    "notebooks/06_exploring_latents": "start.js",
     "codec": "budget.js",
     "notebooks/08_rate_and_distortion": "budget.js",
 }
@@ -83,6 +83,7 @@ def resolve(app, doctree: nodes.document) -> None:
 def add_live(app, page: str, template: str, context: dict, doctree) -> None:
     """Load the explorers where there are any."""
     if page in LIVE:
+        app.add_css_file("../live/live.css")
         app.add_js_file("serve.js", loading_method="defer")
         app.add_js_file(f"../live/{LIVE[page]}", type="module")
 

@@ -42,7 +42,9 @@ PLACES = {
         ("\n\n", f"\n\n{workflow_badge('tests', 'ci.yml')}{workflow_badge('nightly', 'nightly.yml')}"),
         ("# clone this repository, then, in its folder:\n", f"git clone {HOME} && cd {{name}}\n"),
     ],
-    "site/index.md": [("**Start:** [read", f"**Start:** [open notebook 00 in Colab]({COLAB}00_quickstart.ipynb), or [read")],
+    "site/index.md": [
+        ("**Start:** [read", f"**Start:** [open notebook 00 in Colab]({COLAB}00_quickstart.ipynb), or [read")
+    ],
     "GUIDE.md": [("`pip install git+` with this repository's address behind it", f"`pip install git+{HOME}`")],
 }
 

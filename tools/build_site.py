@@ -28,4 +28,4 @@ def build(out: Path) -> None:
 if __name__ == "__main__":
     out = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "site")
     build(out)
-    print(f"{out}: open index.html, or serve it with `python -m http.server -d {out}`: only then the explorers are live")
+    print(f"{out}: open index.html; explorers are live when it is served: python -m http.server -d {out}")

@@ -12,7 +12,6 @@ const LEVELS = [2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 const SIDE = 1024;  // pixels, of a photograph at most: on a phone, a few seconds
 
 const EXPLORERS = {hero, channels, interpolation, directions, quantisation, damage, brush, upload};
-export const knows = name => name in EXPLORERS;
 
 // Put an explorer in a place of the page, once all is there that it needs.
 export async function explore(name, place) {
@@ -50,8 +49,8 @@ function thumbnails(lab, name, chosen, explorer, items = lab.gallery) {
         if (!file) return;
         const item = {name: file.name, x: await readPicture(file, 32, true)};
         lab.gallery.push(item);
-        for (const strip of lab.strips) strip.add(item);
-        strip.row.querySelector('label:nth-last-child(2) input').click();
+        const inputs = new Map(lab.strips.map(each => [each, each.add(item)]));
+        inputs.get(strip).click();
     });
     const strip = new Thumbnails(name, items, chosen, () => explorer().redraw(), add);
     lab.strips.push(strip);
@@ -155,7 +154,7 @@ function interpolation(place, lab) {
     const redraw = () => explorer.redraw();
     const first = thumbnails(lab, 'from', 3, () => explorer), second = thumbnails(lab, 'to', 7, () => explorer);
     const options = {value: 50, min: 0, max: 100, step: 1, id: 'percent'};
-    const percent = slider('of the way', {...options, format: n => `${n} %`}, redraw);
+    const percent = slider('of the way', {...options, format: n => `${n} %`}, () => { stop(); redraw(); });
     const through = new Picture('latents', 'through the latents'), across = new Picture('pixels');
     const strip = new Picture('strip', 'above through the latents, below through the pixels');
     strip.element.classList.add('dcae-wide');
@@ -163,14 +162,15 @@ function interpolation(place, lab) {
         const [a, b] = [first.item, second.item];
         return [picture(lab.w, lerp(latent(lab, a), latent(lab, b), t)), lerp(a.x, b.x, t)];
     };
-    let shown;  // of which two pictures the strip is
+    let shown = [];  // the two pictures of which the strip is
     const draw = () => {
         const [y, pixels] = walk(percent.value / 100);
         through.show(y);
         across.show(pixels, `through the pixels, ${decibels(y, pixels)} between them`);
-        const both = `${lab.gallery.indexOf(first.item)} ${lab.gallery.indexOf(second.item)}`;
-        if (shown !== both) showStrip(strip.canvas, Array.from({length: 8}, (_, k) => walk(k / 7)));
-        shown = both;
+        if (shown[0] !== first.item || shown[1] !== second.item) {
+            shown = [first.item, second.item];
+            showStrip(strip.canvas, Array.from({length: 8}, (_, k) => walk(k / 7)));
+        }
         return `${percent.value} % of the way; ${across.caption.textContent}`;
     };
     let since;  // when the walk was at 0 %; undefined while it stands
@@ -180,9 +180,14 @@ function interpolation(place, lab) {
         redraw();
         requestAnimationFrame(step);
     };
+    const stop = () => {
+        since = undefined;
+        play.textContent = 'play';
+    };
     const play = button('play', () => {
-        since = since === undefined ? performance.now() - 40 * percent.value : undefined;
-        play.textContent = since === undefined ? 'play' : 'stop';
+        if (since !== undefined) return stop();
+        since = performance.now() - 40 * percent.value;
+        play.textContent = 'stop';
         requestAnimationFrame(step);
     });
     const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
@@ -275,15 +280,15 @@ function onSites(place, lab, name, {title, hint, change, control}) {
     const board = new Board(result.canvas, h, w, corner, redraw);
     result.element.prepend(board.element);
     const freeze = checkbox('freeze the norms', false, 'freeze', redraw);
-    let known;  // {key, near}: what the convolutions reached the last time, which few moves change
+    let known = {};  // {item, sites, near}: what the convolutions reached the last time, which few moves change
     const draw = () => {
         const {item} = pick, z = latent(lab, item), moved = change(z, board.sites);
         item.frozen ??= frozenAt(lab.w, z);
         const before = clamp(item.frozen.before), y = picture(freeze.value ? item.frozen.frozen : lab.w, moved);
         const touched = new Array(h * w).fill(false);
         z.data.forEach((value, n) => { touched[n % touched.length] ||= value !== moved.data[n]; });
-        const key = `${lab.gallery.indexOf(item)} ${touched}`;
-        if (known?.key !== key) known = {key, near: reach(item.frozen, z, touched)};
+        const sites = String(touched);
+        if (known.item !== item || known.sites !== sites) known = {item, sites, near: reach(item.frozen, z, touched)};
         const {near} = known, outside = y.data.filter((_, n) => !near[n % near.length]);
         const were = before.data.filter((_, n) => !near[n % near.length]);
         const far = outside.reduce((most, value, n) => Math.max(most, 127.5 * Math.abs(value - were[n])), 0);
@@ -314,6 +319,7 @@ function upload(place, lab) {
         const {signal} = work = new AbortController();
         const [, H, W] = x.shape;
         save.hidden = true;
+        bar.style.visibility = 'visible';
         show(canvases[0], x);
         for (const canvas of canvases.slice(1)) Object.assign(canvas, {width: W, height: H});
         status.textContent = `${name}: ${W}×${H} pixels`;
@@ -322,6 +328,7 @@ function upload(place, lab) {
             canvases[1].getContext('2d').putImageData(toImageData(rows), 0, top);
         }, signal);
         if (!y) return;  // another picture has come in between
+        bar.style.visibility = 'hidden';
         show(canvases[1], y);
         show(canvases[2], errorMap(y, x, 8));
         status.textContent = `${name}: ${W}×${H} pixels, ${decibels(y, x)}`;
@@ -336,13 +343,13 @@ function upload(place, lab) {
         if (chosen) await take(await readPicture(chosen, SIDE), chosen.name);
     });
     const camera = video => explorer.attempt(() => take(fromBitmap(video, SIDE), 'camera'));
-    const choice = el('fieldset', {class: 'dcae-row'}, ...views.map((name, k) => {
+    const choice = el('fieldset', {class: 'dcae-row', 'aria-label': 'view'}, ...views.map((name, k) => {
         const choose = () => { view = k; explorer.redraw(); };
         const radio = el('input', {type: 'radio', name: 'dcae-view', checked: k === view, change: choose});
         return el('label', {}, radio, name);
     }));
     const explorer = new Explorer(place, 'upload', {
-        title: 'Your own picture', draw, pictures: [el('div', {class: 'dcae-views-of'}, ...canvases)],
+        title: 'Your own picture', draw, pictures: [el('div', {}, ...canvases)],
         controls: [choosers(() => explorer, file, camera), choice, bar, status, row(save),
             el('p', {class: 'dcae-hint'}, 'Choose a picture, take one, or drop one here. It stays in this page.')],
     });

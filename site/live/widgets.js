@@ -16,19 +16,18 @@ export function el(tag, attributes = {}, ...children) {
 }
 
 // An explorer in a place of the page. draw is called once per frame at most, and only after redraw was.
-// parts: {title, pictures, controls}, elements in lists; draw returns the sentence that screen readers hear.
+// pictures, controls: elements; draw returns the sentence that screen readers hear once the reader has moved something.
 export class Explorer {
     constructor(place, name, {title, pictures, controls, draw}) {
         this.draw = draw;
         this.message = el('p', {class: 'dcae-message', role: 'alert'});
         this.heard = el('p', {class: 'dcae-heard', 'aria-live': 'polite'});
-        this.pictures = el('div', {class: 'dcae-pictures'}, ...pictures);
-        this.controls = el('div', {class: 'dcae-controls'}, ...controls);
-        const both = el('div', {class: 'dcae-both'}, this.pictures, this.controls);
+        const both = el('div', {class: 'dcae-both'},
+            el('div', {class: 'dcae-pictures'}, ...pictures), el('div', {class: 'dcae-controls'}, ...controls));
         const attributes = {class: `dcae-explorer dcae-${name}`, 'aria-label': title};
         this.element = el('section', attributes, both, this.message, this.heard);
         place.replaceChildren(this.element);
-        this.redraw();
+        this.attempt(draw);
     }
 
     redraw() {
@@ -106,7 +105,7 @@ export class Thumbnails {
 
 // A slider as wide as its column, with its name and its value above it.
 export function slider(name, {value, min, max, step, format = String, id = name}, change) {
-    const output = el('output', {}, format(value));
+    const output = el('output');
     const input = el('input', {type: 'range', min, max, step, value, 'data-control': id, 'aria-label': name});
     const element = el('label', {class: 'dcae-slider'}, el('span', {}, name, output), input);
     const write = () => {
@@ -118,7 +117,6 @@ export function slider(name, {value, min, max, step, format = String, id = name}
     return {
         element,
         input,
-        output,
         get value() { return input.valueAsNumber; },
         set value(number) { input.value = number; write(); },
     };
@@ -144,7 +142,7 @@ export class Board {
             type: 'button', 'aria-pressed': on, tabindex: k ? -1 : 0,
             'aria-label': `row ${Math.floor(k / w) + 1}, column ${k % w + 1}`,
         }));
-        const grid = this.grid = el('div', {class: 'dcae-sites', role: 'group', 'aria-label': 'sites of the latent',
+        const grid = el('div', {class: 'dcae-sites', role: 'group', 'aria-label': 'sites of the latent',
             style: `grid-template: repeat(${h}, 1fr) / repeat(${w}, 1fr)`}, ...this.buttons);
         const at = event => {  // the place of the pointer, in sites
             const box = grid.getBoundingClientRect();
