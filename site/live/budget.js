@@ -275,6 +275,7 @@ async function budget(place) {
     explorer.element.addEventListener('drop', event => { event.preventDefault(); take(event.dataTransfer.files[0]); });
     new ResizeObserver(() => { paint(); }).observe(place);
     choose();
+    await now.codecs.DCAE.started.catch(() => {});  // the network before the photographs
     for (const name of about.pictures.slice(items.length)) strip.add(await sample(name));
 }
 

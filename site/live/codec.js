@@ -42,7 +42,7 @@ function inside({shape: [N, C, h, w], width}, visit) {
 
 // ---- integer.py: the context model in integers, stored in doubles, exact below 2⁵³ in any order
 
-const WEIGHT_BITS = 12, ACTIVATION_BITS = 8; // fraction bits
+const WEIGHT_BITS = 12, ACTIVATION_BITS = 8;  // fraction bits
 const MAX_LATENT = 2 ** 15 - 1;
 const MAX_ACTIVATION = 2 ** 20;              // in units of 2⁻⁸
 
@@ -50,7 +50,7 @@ const MAX_ACTIVATION = 2 ** 20;              // in units of 2⁻⁸
 export class IntegerContext {
     constructor({tensors}, name, quality) {
         const [anchors, groups, hidden] = tensors[`${name}.quality`].shape;
-        const position = quality * (anchors - 1); // in hundredths of the distance between two anchors
+        const position = quality * (anchors - 1);  // in hundredths of the distance between two anchors
         const low = Math.min(Math.floor(position / 100), anchors - 2), part = position - 100 * low;
         const anchor = fixed(tensors[`${name}.quality`], WEIGHT_BITS);
         const bits = WEIGHT_BITS + ACTIVATION_BITS;
@@ -64,25 +64,26 @@ export class IntegerContext {
             });
             this.groups.push({first, second, third});
         }
-        this.size = this.groups[0].third.outputs / 2; // channels of a group
+        this.size = this.groups[0].third.outputs / 2;  // channels of a group
         this.hidden = hidden;
         this.inputs = SITES * (this.size * groups + 1);
-        this.look = new Float64Array(this.inputs * groups * hidden); // what all groups do with a window
+        this.look = new Float64Array(this.inputs * groups * hidden);  // what all groups do with a window
         for (let i = 0; i < this.inputs; i++) this.groups.forEach(({first}, g) => this.look.set(
             first.weight.subarray(i * hidden, (i + 1) * hidden), (i * groups + g) * hidden));
     }
 
-    // Add to `seen` what the first layer of each group makes of `count` values of a window, the k-th one first.
+    // Add to `seen` what the first layers of all groups make of a window's values from the k-th on: `count` of them,
+    // which lie in values[at...].
     see(seen, values, at, count, k) {
         const {look} = this, n = seen.length;
         for (let i = 0; i < count; i++) {
-            const x = values[at + i]; // often 0, and then adds nothing
+            const x = values[at + i];  // often 0, and then adds nothing
             if (x) for (let j = 0, row = (k + i) * n; j < n; j++) seen[j] += x * look[row + j];
         }
     }
 
-    // Predict one group of channels at a site whose earlier groups lie in values[at...]: writes into `mean`, in
-    // eighths, and `scale`, the index of the scale.
+    // Predict one group of channels: from what was `seen`, and the site's earlier groups, which lie in values[at...].
+    // Writes the mean in eighths and the index of the scale of each channel into `mean` and `scale`.
     predict(g, seen, values, at, mean, scale) {
         const {first, second, third} = this.groups[g], {hidden, size} = this;
         let x = first.bias.map((bias, j) => bias + seen[g * hidden + j]);
@@ -104,8 +105,8 @@ function fixed({data}, bits) {
     return new Float64Array(data).map(x => roundHalfToEven(x * 2 ** bits));
 }
 
-export function roundHalfToEven(x) {
-    const rounded = Math.round(x); // halves up
+function roundHalfToEven(x) {
+    const rounded = Math.round(x);  // halves up
     return rounded - x === 0.5 && rounded % 2 ? rounded - 1 : rounded;
 }
 
@@ -150,21 +151,22 @@ function clamp(x, low, high) {
 
 const PRECISION = 24;                        // bits of a probability
 const EXCESS_BITS = 18;                      // of a residual's distance beyond the tables
+const ROW = 2 * RADIUS + 2;                  // where each of the symbols begins, and where the last one ends
 const FULL = 2n ** 64n, WORD = 2n ** 32n;
 
-// Probabilities of 24 bits from integers [rows, 129]: where each symbol begins, and 2²⁴ at the end, [rows, 130].
+// Integers for each symbol of each row, [512·129] → probabilities of 24 bits, added up: [512·130].
 // The library scales float32 sums and rounds down; each symbol gets at least 2⁻²⁴.
-export function cumulative({shape, data}) {
-    const symbols = shape[shape.length - 1], rows = data.length / symbols, out = new Int32Array(rows * (symbols + 1));
+function cumulative(tables) {
+    const symbols = ROW - 1, rows = tables.length / symbols, out = new Int32Array(rows * ROW);
     for (let row = 0; row < rows; row++) {
-        const table = data.subarray(row * symbols, (row + 1) * symbols);
+        const table = tables.subarray(row * symbols, (row + 1) * symbols);
         const scale = Math.fround((2 ** PRECISION - symbols) / table.reduce((a, b) => a + b));
         let sum = 0;
         for (let k = 0; k < symbols; k++) {
-            out[row * (symbols + 1) + k] = Math.floor(Math.fround(sum * scale)) + k;
+            out[row * ROW + k] = Math.floor(Math.fround(sum * scale)) + k;
             sum += table[k];
         }
-        out[row * (symbols + 1) + symbols] = 2 ** PRECISION;
+        out[row * ROW + symbols] = 2 ** PRECISION;
     }
     return out;
 }
@@ -175,7 +177,7 @@ export class RangeEncoder {
     }
 
     symbol(row, symbol) {
-        const at = row * (2 * RADIUS + 2) + symbol;
+        const at = row * ROW + symbol;
         this.#encode(this.tables[at], this.tables[at + 1] - this.tables[at]);
         return symbol;
     }
@@ -209,12 +211,13 @@ export class RangeEncoder {
     finish() {
         let end = '';
         if (this.lower + this.range <= FULL) {
-            for (let k = 1n, point = FULL; point >= this.lower + this.range || point >= FULL; k++) {
-                const unit = 2n ** (64n - 8n * k);
-                point = (this.lower + unit - 1n) / unit * unit;
-                end = point.toString(16).padStart(16, '0').slice(0, 2 * Number(k));
+            for (let k = 1n; !end; k++) {
+                const unit = 2n ** (64n - 8n * k), point = (this.lower + unit - 1n) / unit * unit;
+                if (point < this.lower + this.range && point < FULL) {
+                    end = point.toString(16).padStart(16, '0').slice(0, 2 * Number(k));
+                }
             }
-        } else { // a carry is pending: the library's ending
+        } else {  // a carry is pending: the library's ending
             const upper = (this.lower + this.range - FULL) / WORD;
             this.lower += WORD - 1n;
             if (this.lower >= FULL) this.#carry();
@@ -237,8 +240,8 @@ export class RangeDecoder {
 
     // The symbol whose interval in a row of the tables holds the quantile.
     symbol(row) {
-        const {tables} = this, first = row * (2 * RADIUS + 2), quantile = this.#quantile();
-        let low = 0, high = 2 * RADIUS + 1;
+        const {tables} = this, first = row * ROW, quantile = this.#quantile();
+        let low = 0, high = ROW - 1;
         while (high - low > 1) {
             const middle = (low + high) >> 1;
             if (tables[first + middle] <= quantile) low = middle; else high = middle;
@@ -270,7 +273,7 @@ export class RangeDecoder {
         }
     }
 
-    #word() { // zeros follow the last byte
+    #word() {  // zeros follow the last byte
         let word = 0;
         for (let k = 0; k < 4; k++) word = word * 256 + (this.bytes[this.at++] ?? 0);
         return BigInt(word);
@@ -278,7 +281,7 @@ export class RangeDecoder {
 }
 
 // The steps in which the sites of a grid are coded, as lists of [i, j]: site (i, j) is in step j + 3·i.
-export function wavefront(h, w) {
+function wavefront(h, w) {
     const steps = Array.from({length: w + 3 * (h - 1)}, () => []);
     for (let i = 0; i < h; i++) for (let j = 0; j < w; j++) steps[j + 3 * i].push([i, j]);
     return steps;
@@ -307,20 +310,21 @@ export function decode(bytes, N, sizes, contexts, tables) {
 function walk(coder, {shape: [N, C, h, w], width, data}, context) {
     const {size, hidden, groups} = context, mean = new Float64Array(size), scale = new Float64Array(size);
     const channels = C + 1;
+    const here = (ROWS - 1) * width + (COLUMNS >> 1);  // from the first site of a window to the site that is coded
     for (const sites of wavefront(h, w)) {
-        const places = sites.flatMap(([i, j]) => Array.from({length: N}, (_, n) => (i * width + j) * N + n));
-        const seen = places.map(place => {
+        const windows = sites.flatMap(([i, j]) => Array.from({length: N}, (_, n) => (i * width + j) * N + n));
+        const seen = windows.map(start => {
             const sums = new Float64Array(groups.length * hidden);
             for (let k = 0; k < SITES; k++) {
                 const site = Math.floor(k / COLUMNS) * width + k % COLUMNS;
-                context.see(sums, data, (place + site * N) * channels, channels, k * channels);
+                context.see(sums, data, (start + site * N) * channels, channels, k * channels);
             }
             return sums;
         });
         for (let g = 0; g < groups.length; g++) {
-            const escaped = []; // what lies beyond the radius of the tables comes after the group
-            places.forEach((place, m) => {
-                const at = (place + ((ROWS - 1) * width + (COLUMNS >> 1)) * N) * channels;
+            const escaped = [];  // what lies beyond the radius of the tables comes after the group
+            windows.forEach((start, m) => {
+                const at = (start + here * N) * channels;
                 context.predict(g, seen[m], data, at, mean, scale);
                 for (let c = 0; c < size; c++) {
                     const base = Math.floor(mean[c] / STEPS), row = scale[c] * STEPS + mean[c] - base * STEPS;
@@ -345,11 +349,11 @@ const MAX_SIDE = 2 ** 16 - 1;
 const MAX_PIXELS = 2 ** 26;                  // of all images in a file
 
 // The bytes are not what a codec wrote: truncated, damaged, or not a compressed image.
-export class CorruptStream extends Error {}
+class CorruptStream extends Error {}
 
 // A file's bytes. header: {height, width, images, quality}, where 0 images is one that is not a batch; model: the
 // SHA-256 of the weights.
-export function pack({height, width, images, quality}, payload, model) {
+function pack({height, width, images, quality}, payload, model) {
     let size = [height];
     if (height !== width || height > 255 || images) {
         const bytes = new DataView(new ArrayBuffer(8));
@@ -398,7 +402,7 @@ export function unpack(data, model) {
 }
 
 // An Error for images without pixels, or with more than a file may hold.
-export function checkSize(H, W, count) {
+function checkSize(H, W, count) {
     if (!H || !W) throw new Error(`images of ${H}×${W} pixels: there is nothing to compress`);
     if (Math.max(H, W) > MAX_SIDE || H * W * Math.max(count, 1) > MAX_PIXELS) {
         const most = `${Math.round(MAX_PIXELS / 1e6)} megapixels, no side above ${MAX_SIDE.toLocaleString('en')}`;
@@ -446,7 +450,7 @@ export function quantise(w, z, quality) {
 }
 
 // Rounded latents of each level → latents for the decoder, [C, h, w].
-export function dequantise(w, y, quality) {
+function dequantise(w, y, quality) {
     return y.reduce((known, level, k) => add(
         expand(w, k, known, level.shape),
         perChannel(level, gain(w, 'log_inverse', k, quality), (value, gain) => value * gain)), null);
@@ -511,7 +515,7 @@ export async function load(folder) {
         fetch(new URL('codec.json', folder)).then(answer => answer.json()),
         loadWeights(new URL('tables.safetensors', folder))]);
     const identity = Uint8Array.from(about.identity.match(/../g), digits => parseInt(digits, 16));
-    return {folder, identity, tables: cumulative(tensors.tables), models: {}};
+    return {folder, identity, tables: cumulative(tensors.tables.data), models: {}};
 }
 
 // The network for images of this size.
