@@ -12,7 +12,7 @@ from sphinx import addnodes
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-from address import home_and_ref
+from address import home_and_ref  # noqa: E402
 
 HOME, REF = home_and_ref() or ("", "")  # of the repository on GitHub; empty while unset
 REPOSITORY = HOME and f"https://github.com/{HOME}"
