@@ -71,7 +71,7 @@ def prepare(app, page: str, source: list[str]) -> None:
 
 
 def resolve(app, doctree: nodes.document) -> None:
-    """Have links to what is no page of the site lead to the repository; they are plain text while it has no address."""
+    """Point links to files outside the site at the repository; make them plain text while it has no address."""
     for link in list(doctree.findall(addnodes.pending_xref)):
         if link["reftarget"] == "README":
             link["reftarget"] = "index"
