@@ -10,8 +10,9 @@ from posixpath import dirname, join, normpath
 from docutils import nodes
 from sphinx import addnodes
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from address import home_and_ref
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from address import home_and_ref  # noqa: E402
 
 HOME, REF = home_and_ref() or ("", "")  # of the repository on GitHub; empty while unset
 REPOSITORY = HOME and f"https://github.com/{HOME}"
@@ -76,6 +77,8 @@ def resolve(app, doctree: nodes.document) -> None:
             link["reftarget"] = "index"
         elif link["refdomain"] is None and not link["reftarget"].startswith("#"):
             path = normpath(join(dirname(link["refdoc"]), link["reftarget"]))
+            if not (ROOT / path.partition("#")[0]).exists():
+                raise FileNotFoundError(f"{link['refdoc']} links to {path}")
             address = f"{REPOSITORY}/blob/{REF}/{path}"  # GitHub leads on to /tree/ if it is a folder
             link.replace_self(nodes.reference("", "", *link.children, refuri=address) if HOME else link.children)
 

@@ -22,8 +22,8 @@ export class Explorer {
         this.draw = draw;
         this.message = el('p', {class: 'dcae-message', role: 'alert'});
         this.heard = el('p', {class: 'dcae-heard', 'aria-live': 'polite'});
-        const both = el('div', {class: 'dcae-both'},
-            el('div', {class: 'dcae-pictures'}, ...pictures), el('div', {class: 'dcae-controls'}, ...controls));
+        this.pictures = el('div', {class: 'dcae-pictures'}, ...pictures);
+        const both = el('div', {class: 'dcae-both'}, this.pictures, el('div', {class: 'dcae-controls'}, ...controls));
         const attributes = {class: `dcae-explorer dcae-${name}`, 'aria-label': title};
         this.element = el('section', attributes, both, this.message, this.heard);
         place.replaceChildren(this.element);

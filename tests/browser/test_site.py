@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from address import home_and_ref
 from build_site import build
 from lab import Opened
 from run_all import NOTEBOOKS
@@ -26,8 +25,7 @@ SHOWN = """() => {
         ids: [...document.querySelectorAll('[id]')].map(e => e.id),
         links: [...document.links].map(a => a.href),
         pictures: [...article.querySelectorAll('img')].map(i => [i.getAttribute('src'), i.alt, i.naturalWidth]),
-        formulas: [...article.querySelectorAll('mjx-container > mjx-math')].map(m => m.getBoundingClientRect().width),
-        unknown: article.querySelectorAll('mjx-merror').length,
+        formulas: article.querySelectorAll('mjx-container > mjx-math:not(:has(mjx-merror))').length,
     };
 }"""
 # The contrast of every text with what is behind it (WCAG 2, 1.4.3: 4.5 at least), where it is less.
@@ -96,7 +94,7 @@ def test_every_figure_is_shown_and_described(visits):
     for name, visit in visits.items():
         for source, alt, width in visit.pictures:
             assert width > 0, f"{name}: {source} is not shown"
-            assert len(alt) > 5 and not re.search(r"[\\$*`]|\.png", alt), f"{name}: {source}: {alt!r}"
+            assert len(alt) > 2 and not re.search(r"[\\$*`]|\.png", alt), f"{name}: {source}: {alt!r}"
     for path in NOTEBOOKS:
         outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
         figures = sum("image/png" in output.get("data", {}) for output in outputs)
@@ -113,8 +111,6 @@ def test_links_lead_to_places_and_through_all_pages(visits, site):
         for page, _, fragment in inside:
             assert (folder / page).is_file(), f"{name} links to {page}"
             assert not fragment or page not in visits or fragment in visits[page].ids, f"{name}: {page}#{fragment}"
-        if home_and_ref() and name.startswith("notebooks/0"):
-            assert any("colab.research.google.com" in link for link in visit.links), name
     for name, after in pairwise(visits):
         assert after in linked[name] and {name, "index.html"} <= linked[after], f"{name}, {after}"
 
@@ -124,18 +120,13 @@ def test_every_formula_is_rendered(visits):
         visit = visits[f"notebooks/{path.stem}.html"]
         text = "\n\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
         text = re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.M | re.S)
-        assert len(visit.formulas) == len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", text, re.S)), path.stem
-        assert visit.unknown == 0, path.stem
+        assert visit.formulas == len(re.findall(r"\$\$.+?\$\$|\$[^$]+\$", text, re.S)), path.stem
     for name, visit in visits.items():
         assert not re.search(r"\$|\\[a-zA-Z]|```|\*\*|\]\(", visit.prose), name
 
 
-def test_no_page_is_wider_than_a_phone(visits):
-    for name, visit in visits.items():
-        assert visit.width <= 390, name
-
-
-def test_every_text_is_readable_on_light_and_dark_pages(visits):
+def test_pages_fit_on_a_phone_and_are_readable_in_light_and_dark(visits):
+    assert {name: visit.width for name, visit in visits.items() if visit.width > 390} == {}
     assert {name: visit.faint for name, visit in visits.items() if visit.faint} == {}
 
 
@@ -143,8 +134,8 @@ def test_search_finds_a_word_without_another_host(browser, site):
     opened = Opened(browser)
     opened.page.goto(f"{site[1]}search.html?q=eigenbasis")
     opened.page.locator("#search-results a", has_text="The right axes").first.wait_for()
-    assert [url for url in opened.asked if not url.startswith(site[1])] == []
     opened.page.close()
+    assert [url for url in opened.asked if not url.startswith(site[1])] == []
 
 
 def test_the_keyboard_skips_to_the_text_and_unfolds_solutions(browser, site):
@@ -157,6 +148,26 @@ def test_the_keyboard_skips_to_the_text_and_unfolds_solutions(browser, site):
     assert not code.is_visible()
     solution.locator("summary").press("Enter")
     code.wait_for()
-    colours = [part.evaluate("e => getComputedStyle(e).color") for part in (code, solution.locator("pre"))]
-    assert colours[0] != colours[1]
     page.close()
+
+
+@pytest.mark.parametrize(
+    "name, place",
+    [
+        ("index.html", "[data-explorer]"),
+        ("codec.html", "[data-codec]"),
+        ("notebooks/06_exploring_latents.html", ".cell:has-text('explore.brush(')"),
+        ("notebooks/08_rate_and_distortion.html", ".cell:has-text('explore.budget(')"),
+    ],
+)
+def test_explorers_live_on_pages_that_are_served(browser, site, name, place):
+    folder, address = site
+    opened = Opened(browser)
+    opened.page.goto(address + name)
+    opened.page.locator(place).scroll_into_view_if_needed()
+    opened.page.locator(f"{place} canvas").first.wait_for()
+    assert [url for url in opened.asked if not url.startswith((address, "data:", "blob:"))] == []
+    opened.page.goto((folder / name).as_uri())  # a browser loads no module from there
+    assert opened.page.locator(f"{place} img").first.is_visible()
+    assert opened.page.get_by_text("python -m http.server").is_visible()
+    opened.page.close()
