@@ -53,7 +53,7 @@ function theirs(type, canvas, strip) {
 // A JPEG file is a row of segments: FF, a letter, a length, and so on; the last one is followed by the scan.
 // Returns it without its profile, and how many bytes are neither Huffman tables (C4) nor scan: they depend on nothing
 // but size and quality.
-export function stripJpeg(data) {
+function stripJpeg(data) {
     const parts = [data.subarray(0, 2)];
     let at = 2, shared = 4;
     for (let letter = 0; letter !== 0xDA; ) {
@@ -70,7 +70,7 @@ export function stripJpeg(data) {
 
 // A WebP file is RIFF, a length, WEBP, and chunks: four letters, a length, and bytes, an even number of them. Only the
 // one with the picture stays.
-export function stripWebp(data, shared) {
+function stripWebp(data, shared) {
     const view = new DataView(data.buffer, data.byteOffset);
     for (let at = 12; at < data.length; ) {
         const length = view.getUint32(at + 4, true), end = at + 8 + length + length % 2;
@@ -94,7 +94,7 @@ function joinBytes(parts) {
 
 // The next quality to try of those not tried yet: first what narrows down, in steps of 10, the best one within the
 // budget; then other multiples of 10, for the curve; at last single ones. undefined: nothing is left to find out.
-export function next(tried, fits) {
+function next(tried, fits) {
     const qualities = [...tried.keys()].sort((a, b) => a - b);
     const low = qualities.findLast(q => fits(tried.get(q))) ?? -1;
     const high = qualities.find(q => q > low && !fits(tried.get(q))) ?? 101;
@@ -105,7 +105,7 @@ export function next(tried, fits) {
 }
 
 // The one with the highest PSNR, not always the longest, that fits; of equal ones the shortest.
-export function best(tried, fits) {
+function best(tried, fits) {
     return [...tried.values()].filter(fits).sort((a, b) => b.psnr - a.psnr || a.data.length - b.data.length)[0];
 }
 
@@ -169,7 +169,7 @@ async function budget(place) {
         const [low, high, start] = RANGE[kind];
         amount.value = kind === last ? amount.value : Math.round(200 * Math.log(start / low) / Math.log(high / low));
         headers.element.hidden = kind !== 'thumbnail';
-        explorer.pictures.classList.toggle('photograph', kind === 'photograph');
+        explorer.element.classList.toggle('photograph', kind === 'photograph');
         draw();
     }
 
@@ -306,7 +306,7 @@ function opener(take) {
 function save(blob, name) {
     const link = el('a', {href: URL.createObjectURL(blob), download: name});
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 // What a .dcae file says in its header, and its pictures.

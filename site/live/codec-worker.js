@@ -5,18 +5,19 @@ import {analyse, decompress, load, model, quantise, synthesise, unpack, write} f
 const LARGEST = 2 ** 20;  // pixels of a file that is opened; more would take long, and gigabytes
 
 const loading = load(new URL('weights/', import.meta.url));
-let image, w, z;  // the picture that is compressed now, its network, and its latents, of all qualities the same
+let latest, now;  // the picture asked for last; the one that is compressed, its network, and its latents
 
 const tasks = {
-    async open(picture) {
-        image = picture;
-        w = await model(await loading, ...image.shape.slice(1));
-        z = analyse(w, image)[0];
+    async open(image) {
+        latest = image;
+        const w = await model(await loading, ...image.shape.slice(1));
+        if (latest === image) now = {image, w, z: analyse(w, image)[0]};  // z is the same at all qualities
     },
 
     async compress(quality) {
-        const y = quantise(w, z, quality), [, H, W] = image.shape;
-        return {data: write(await loading, w, image.shape, [y], quality), image: synthesise(w, y, H, W, quality)};
+        const {image: {shape}, w, z} = now, y = quantise(w, z, quality);
+        const data = write(await loading, w, shape, [y], quality);
+        return {data, image: synthesise(w, y, shape[1], shape[2], quality)};
     },
 
     async decompress(data) {
