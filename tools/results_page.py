@@ -33,7 +33,7 @@ COURSE = {
     ),
 }
 WORDS, LINES, EXERCISE = 150, 10, 10  # words and lines of code a minute; minutes for an exercise
-WEEKS = {"First week": ("00", "01", "02"), "second": ("03", "04"), "third": ("05", "06"), "fourth": ("07", "08", "09")}
+WEEKS = {"first week": ("00", "01", "02"), "second": ("03", "04"), "third": ("05", "06"), "fourth": ("07", "08", "09")}
 CHOICES = {
     "adamw": "AdamW instead of SOAP, its learning rate tuned",
     "direct": '`shortcut="direct"`',
@@ -84,7 +84,7 @@ def course() -> str:
     rows = []
     for number, (title, file, _, exercises) in found.items():
         teaches, needs = COURSE[number]
-        times = f"{minutes[number]} min", f"{exercises}, {EXERCISE * exercises} min"
+        times = f"{minutes[number]} min", f"{exercises} ({EXERCISE * exercises} min)"
         rows.append((number, f"[{title}](notebooks/{file})", teaches, ", ".join(needs) or "–", *times))
 
     def path(name: str, numbers: tuple[str, ...]) -> str:
@@ -94,7 +94,7 @@ def course() -> str:
     weeks = "; ".join(path(*week) for week in WEEKS.items())
     return f"""{table(("", "notebook", "teaches", "needs", "read", "exercises"), rows)}
 
-A course of four weeks: {weeks}. On your own: about {hours[0]:.0f} hours to read and {hours[1]:.0f} for exercises. \
+As a course of four weeks: {weeks}. On your own: about {hours[0]:.0f} hours to read and {hours[1]:.0f} for exercises. \
 04 can be skipped if the optimizer does not interest you, 07 and 08 if bits do not."""
 
 
@@ -103,8 +103,8 @@ def picture() -> str:
     record = measured("picture", "recorded")
     psnr = record["psnr"][str(record["budget"])]
     scores = ", ".join(f"{name} {value:.1f} dB" for name, value in psnr.items() if value)
-    return f"""*Ten test images, and the best that each codec makes of them as the number of bytes grows. Mean PSNR in \
-{record["budget"]} bytes: {scores}. Bytes that all files of a codec share are not counted.*"""
+    return f"""*Ten test images, and the best that each codec makes of them as the number of bytes grows. Mean PSNR of \
+these ten within {record["budget"]} bytes: {scores}. Bytes that all files of a codec share are not counted.*"""
 
 
 def numbers() -> str:
@@ -123,7 +123,7 @@ def numbers() -> str:
         (
             "L1 in training after 40 epochs",
             f"**{last['train_l1']:.4f}**",
-            f"the recipe that was reproduced: {theirs['train_l1']:.4f}",
+            f"the project's first recipe: {theirs['train_l1']:.4f}",
         ),
         (
             "bytes of a 32×32 image at equal PSNR",
@@ -149,7 +149,7 @@ def scale() -> str:
     memory = {(row["kind"], row["count"]): f"{row['mebibytes']:.0f}" for row in rows if row["workers"] == 1}
     speed = {row["kind"]: row["images_per_second"] for row in rows if row["workers"] == 1}
     files, shards = ([memory[kind, count] for count in counts] for kind in ("files", "shards"))
-    drift = {name: f"{max(values.values()):.1g}" for name, values in record["drift"].items()}
+    drift = {name: f"{max(values.values()):.2g}" for name, values in record["drift"].items()}
     return f"""{table(("batch", "a step in one process", "in two", "times as fast"), steps)}
 
 One thread for each process, gloo on one machine ({record["hardware"]}). After {record["after_steps"]} steps all \
@@ -349,9 +349,9 @@ def codec() -> str:
 BD-rates over {low:.0f} to {high:.0f} dB, all {record["images"]:,} test images, from files that were written, read \
 back and decoded; negative: ours needs fewer bits. Near 30 dB one of our files has \
 {middle["bytes"] + middle["constant"]:.0f} bytes, of which {middle["bytes"]:.0f} differ from image to image \
-({middle["psnr"]:.2f} dB, SSIM {middle["ssim"]:.3f}). Header and checksum take 8 of them, and the coder at most \
-{waste:.2f} bytes more than its own probabilities ask for, at any quality. The KLT (a PCA of 8×8 blocks) has no file: \
-it is a bound for coding each coefficient of the best linear transform of 8×8 blocks on its own."""
+({middle["psnr"]:.2f} dB, SSIM {middle["ssim"]:.3f}). Header and checksum take 8 of them, and the coder on average \
+at most {waste:.2f} bytes more than its own probabilities ask for, at any quality. The KLT (a PCA of 8×8 blocks) has \
+no file: it is a bound for coding each coefficient of the best linear transform of 8×8 blocks on its own."""
 
 
 def photographs() -> str:
@@ -369,8 +369,8 @@ def photographs() -> str:
 
 BD-rates over {low:.0f} to {high:.0f} dB, means of {len(record["curves"])} photographs that no training saw, whole \
 files; AVIF in 4:4:4 at speed 4, WebP at method 6. A photograph in squares of {small["side"]} pixels, each with a \
-file of its own, takes {small["bpp"] / large["bpp"]:.1f} times the bytes of one in a single file, with \
-{small["psnr"]:.1f} and {large["psnr"]:.1f} dB."""
+file of its own by the same network, takes {small["bpp"] / large["bpp"]:.1f} times the bytes of one in a single file, \
+with {small["psnr"]:.1f} and {large["psnr"]:.1f} dB."""
 
 
 def codec_speed() -> str:
