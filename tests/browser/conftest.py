@@ -1,8 +1,12 @@
-"""Notebook 06 and the explorers of the codec, open in JupyterLab in a browser, and run."""
+"""A browser; the site, served; notebook 06 and the explorers of the codec, open in JupyterLab, and run."""
 
 import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from build_site import build
 from lab import CODEC_CELLS, chromium, evidence, jupyterlab, run_in_lab
 
 
@@ -25,6 +29,17 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def opened(browser, server):
     return run_in_lab(browser, *server, CODEC_CELLS)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """Build the site and serve it; return its folder and its address."""
+    folder = tmp_path_factory.mktemp("built") / "site"
+    build(folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def pytest_itemcollected(item):

@@ -2,10 +2,7 @@
 
 import io
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 
@@ -13,7 +10,7 @@ import export_live
 import numpy as np
 import pytest
 import torch
-from lab import ROOT, SCREENSHOTS, Opened
+from lab import SCREENSHOTS, Opened
 from PIL import Image
 from playwright.sync_api import Error, sync_playwright
 
@@ -40,19 +37,12 @@ MOVED = dict.fromkeys(MOVES, "[type=range]") | {"hero": ".dcae-maps button", "br
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory):
-    """Serve a page with all explorers below a long text; return its folder and its address."""
-    folder = tmp_path_factory.mktemp("live")
-    shutil.copytree(ROOT / "site" / "live", folder / "live")
-    (folder / "live" / "weights").mkdir()
-    export_live.export_network(folder / "live" / "weights")
-    export_live.export_explorers(folder / "live" / "weights")
+def live(site):
+    """Add a page with all explorers below a long text to the site; return its folder and the page's address."""
+    folder, address = site
     shutil.copy(Path(__file__).with_name("live.js"), folder)
-    (folder / "index.html").write_text(PAGE.format("".join(map(CELL.format, [*MOVES, "upload"]))))
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    (folder / "explorers.html").write_text(PAGE.format("".join(map(CELL.format, [*MOVES, "upload"]))))
+    return folder, f"{address}explorers.html"
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +51,7 @@ def page(browser, live):
     opened.page.goto(live[1])
     yield opened.page
     assert opened.errors() == []
-    assert all(url.startswith((live[1], "data:", "blob:")) for url in opened.asked)
+    assert all(url.startswith((live[1].removesuffix("explorers.html"), "data:", "blob:")) for url in opened.asked)
 
 
 @pytest.fixture(scope="session")
@@ -194,10 +184,10 @@ def test_fingers_paint_and_move_sliders(browser, live):
 
 
 def test_nothing_loads_before_an_explorer_is_near_and_then_little(browser, live):
-    folder, address = live
-    opened = Opened(browser)
+    (folder, address), opened = live, Opened(browser)
     opened.page.goto(address)
     opened.page.wait_for_load_state("networkidle")
+    address = address.removesuffix("explorers.html")
     names = [url.removeprefix(address) for url in opened.asked]
     assert {name for name in names if name.startswith("live/")} == {"live/live.css", "live/start.js"}
     section(opened.page, "hero")

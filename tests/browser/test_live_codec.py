@@ -2,12 +2,6 @@
 
 import re
 import runpy
-import shutil
-import subprocess
-import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import constriction
 import numpy as np
@@ -25,8 +19,6 @@ from dcae_lib.files import resource
 
 GOLDEN = ROOT / "tests" / "codec" / "golden"
 make = runpy.run_path(str(GOLDEN / "make.py"))
-PAGE = '<!doctype html><html lang="en"><title>codec</title><link rel="icon" href="data:,"><div data-codec>still</div>'
-SCRIPT = '<link rel="stylesheet" href="live/live.css"><script type="module" src="live/budget.js"></script>'
 # Bytes cross as arrays of numbers.
 READ = """async file => {
     const {y, header} = await c.read(codec, Uint8Array.from(file)), {height: H, width: W, images} = header;
@@ -52,28 +44,15 @@ PIXELS = """canvas => {
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(ROOT / "site" / "live", folder / "live")
-    subprocess.run([sys.executable, ROOT / "tools" / "export_live.py", folder / "live" / "weights"], check=True)
-    (folder / "codec.html").write_text(PAGE + SCRIPT)
-    (folder / "empty.html").write_text(PAGE)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
 def codec():
     return Codec.from_pretrained()
 
 
 @pytest.fixture(scope="module")
-def module(browser, address):
+def module(browser, site):
     """Open a page with the module and the loaded codec as `c` and `codec`."""
     page = Opened(browser).page
-    page.goto(f"{address}empty.html")
+    page.goto(f"{site[1]}search.html")
     page.evaluate("async () => { c = await import('./live/codec.js') }")
     page.evaluate("async () => { codec = await c.load(new URL('live/weights/', location)) }")
     yield page
@@ -81,13 +60,13 @@ def module(browser, address):
 
 
 @pytest.fixture
-def opened(browser, address):
+def opened(browser, site):
     """Open the codec's page, and wait until it has found the best of each codec."""
     opened = Opened(browser, width=390, height=800)
-    opened.page.goto(f"{address}codec.html")
+    opened.page.goto(f"{site[1]}codec.html")
     settle(opened.page)
     yield opened
-    assert [url for url in opened.asked if not url.startswith((address, "data:", "blob:"))] == []
+    assert [url for url in opened.asked if not url.startswith((site[1], "data:", "blob:"))] == []
     assert opened.errors() == []
     opened.page.close()
 

@@ -1,15 +1,11 @@
 """Every page of the site in a browser: wide and narrow, light and dark, by keyboard."""
 
 import re
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from types import SimpleNamespace
 
 import nbformat
 import pytest
-from build_site import build
 from lab import Opened
 from run_all import NOTEBOOKS
 
@@ -43,17 +39,6 @@ FAINT = """() => {
             return [Math.max(a, b) / Math.min(a, b), e.className, e.innerText.slice(0, 30)];
         }).filter(([contrast]) => contrast < 4.5);
 }"""
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """Build the site and serve it; return its folder and its address."""
-    folder = tmp_path_factory.mktemp("built") / "site"
-    build(folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
 
 
 def visited(browser, url):
