@@ -37,10 +37,7 @@ ALL_SYMBOLS = """() => {
     for (let row = 0; row < 512; row++) for (let symbol = 0; symbol < 129; symbol++) encoder.symbol(row, symbol);
     return [...encoder.finish()];
 }"""
-
-PIXELS = """canvas => {
-    return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
-}"""
+PIXELS = "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
 
 
 @pytest.fixture(scope="module")

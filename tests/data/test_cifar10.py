@@ -157,17 +157,6 @@ def test_a_pickle_that_names_a_foreign_class_is_refused(folder, monkeypatch):
     assert names(folder) == ["cifar-10-batches-py"]
 
 
-def test_a_full_disk_costs_the_cache_but_not_the_images(folder, monkeypatch):
-    def full(files):
-        raise OSError(28, "No space left on device")
-
-    put(folder, NPM_FOLDER)
-    monkeypatch.setattr(cifar10, "write_whole", full)
-    with pytest.warns(UserWarning, match="loaded but not cached .*No space left") as warned:
-        assert_loads_small()
-    assert names(folder) == ["package"] and warned[0].filename == __file__
-
-
 # ---- downloads, from a host on loopback
 
 

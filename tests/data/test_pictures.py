@@ -42,13 +42,6 @@ def test_a_photo_stands_upright_as_its_exif_says(format, orientation):
         assert picture.size == upright.size and picture.tobytes() == upright.tobytes()
 
 
-def test_a_photo_with_a_mistyped_tag_stands_upright_too():
-    text_for_a_number = struct.pack(">HHI4s", 0x11C, 2, 4, b"cam\0")
-    entries = struct.pack(">HHHIHH", 2, 0x112, 3, 1, 6, 0) + text_for_a_number
-    exif = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + entries + bytes(4)
-    assert opened(encoded(NOISE, "JPEG", exif=exif)).size == (300, 400)
-
-
 @pytest.mark.parametrize("mode, format", [("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "TIFF")])
 def test_images_without_three_channels_become_rgb(mode, format):
     content = encoded(Image.new("RGB", (4, 4), (204, 204, 204)).convert(mode), format)

@@ -107,15 +107,6 @@ def test_crops_lie_anywhere_within_the_image():
     assert square(image, 30)[:2, 0, 0].tolist() == [10, 5]
 
 
-def test_only_the_square_of_a_thin_image_is_scaled_up(monkeypatch):
-    sizes, resize = [], Image.Image.resize
-    monkeypatch.setattr(Image.Image, "resize", lambda image, size: sizes.append(size) or resize(image, size))
-    for rng in (None, np.random.default_rng(0)):
-        crop = square(Image.new("RGB", (1, 40_000), (7, 7, 7)), 256, rng)
-        assert crop.shape == (3, 256, 256) and crop.unique().tolist() == [7]
-    assert sizes == [(256, 256)] * 2
-
-
 # ---- exact
 
 
@@ -235,17 +226,6 @@ def test_workers_outlive_a_ctrl_c_that_all_processes_get(folder):
     for worker in psutil.Process().children():
         worker.send_signal(signal.SIGINT)
     assert len(first) == 9 and sum(map(len, batches)) == 72
-
-
-@pytest.mark.slow
-def test_two_epochs_at_once_do_not_meet(folder):
-    splits = stream_images(folder, 16)
-    fresh = [epoch(stream_images(folder, 16, workers=0), seed=seed) for seed in (1, 2)]
-    assert same(epoch(splits, seed=1), fresh[0])
-    both = zip(*(splits.train.batches(7, torch.Generator().manual_seed(seed)) for seed in (1, 2)), strict=True)
-    assert all(map(same, zip(*both), fresh))
-    next(splits.train.batches(7, torch.Generator().manual_seed(3)))  # one that is left
-    assert same(epoch(splits, seed=2), fresh[1])
 
 
 def test_members_that_nobody_put_there_are_no_images(tmp_path):
