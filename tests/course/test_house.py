@@ -90,7 +90,7 @@ def test_lengths_stay_within_their_limits():
     assert sum(map(lines, core)) <= 1000
     assert sum(map(lines, MODULES)) <= 4500
     assert {path.name: lines(path) for path in MODULES if lines(path) > 350} == {}
-    assert sum(map(lines, (ROOT / "tests").rglob("*.py"))) <= 7000
+    assert sum(map(lines, (ROOT / "tests").rglob("*.py"))) <= 7400
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
