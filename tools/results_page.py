@@ -103,8 +103,8 @@ def picture() -> str:
     record = measured("picture", "recorded")
     psnr = record["psnr"][str(record["budget"])]
     scores = ", ".join(f"{name} {value:.1f} dB" for name, value in psnr.items() if value)
-    return f"""*Ten test images, and the best that each codec makes of them as the number of bytes grows. Their mean PSNR \
-within {record["budget"]} bytes: {scores}. Bytes that all files of a codec share are not counted.*"""
+    return f"""*Ten test images, and the best that each codec makes of them as the number of bytes grows. Their mean \
+PSNR within {record["budget"]} bytes: {scores}. Bytes that all files of a codec share are not counted.*"""
 
 
 def numbers() -> str:
