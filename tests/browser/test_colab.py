@@ -12,10 +12,11 @@ from lab import CODEC_CELLS, NOTEBOOK, NUMBERED, PATIENCE, ROOT, SCREENSHOTS, Op
 from run_all import NOTEBOOKS, run_all
 
 KEPT = "torch torchvision numpy pillow matplotlib ipywidgets ipython traitlets tqdm notebook ipykernel".split()
-TRAINING = """from IPython.display import HTML, display
+TRAINING = """from IPython.display import HTML, Image, display
 from dcae_lib import TrainConfig, plots, train
 place = display(HTML("a curve"), display_id=True)
-curve = lambda run: place.update(plots.image_rows({"epoch": to_model(pictures.images[: 3 + len(run.history)])}))
+drawn = lambda images: Image(plots.figure_png(plots.image_rows({"epoch": to_model(images)})))
+curve = lambda run: place.update(drawn(pictures.images[: 3 + len(run.history)]))
 run = train(TrainConfig(epochs=2, batch_size=100, device="cpu"), after_epoch=curve)"""
 FIGURE = """from ipywidgets import IntSlider
 explore.figure(lambda k: plots.image_rows({"": pictures.images[k : k + 1]}), IntSlider(0, 0, 9))"""
