@@ -19,7 +19,6 @@ from dcae_lib.files import resource
 
 GOLDEN = ROOT / "tests" / "codec" / "golden"
 make = runpy.run_path(str(GOLDEN / "make.py"))
-# Bytes cross as arrays of numbers.
 READ = """async file => {
     const {y, header} = await c.read(codec, Uint8Array.from(file)), {height: H, width: W, images} = header;
     const shape = [...images ? [images] : [], 3, H, W];
