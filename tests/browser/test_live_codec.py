@@ -69,11 +69,11 @@ def opened(browser, site):
 
 def settle(page):
     """Wait until all captions are complete, and stay as they are for half a second."""
+    page.evaluate("() => { window.before = window.still = undefined }")
     page.wait_for_function("""() => {
         const texts = [...document.querySelectorAll('figcaption, .dcae-hint')].map(e => e.textContent).join();
         const done = texts && !/…|of 11/.test(texts) && texts === window.before;
-        window.still = done ? window.still ?? performance.now() : undefined;
-        window.before = texts;
+        [window.still, window.before] = [done ? window.still ?? performance.now() : undefined, texts];
         return performance.now() - window.still > 500;
     }""")
 
