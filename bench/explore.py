@@ -1,14 +1,15 @@
-"""Measure how fast an explorer answers: from a slider's event to the new picture, and in JupyterLab from key to pixels.
+"""Measure how fast an explorer answers: from a slider's event to the new picture, in JupyterLab and on a web page.
 
 One thread; the browser part needs Chromium or Chrome and is left out with --no-browser.
 """
 
 import io
+import shutil
 import sys
 import tempfile
 import time
 from datetime import datetime
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -88,6 +89,48 @@ def in_browser(rounds: int) -> dict[str, float]:
     return found | dict(upload_seconds=median(waits))
 
 
+SLIDERS = "channels", "interpolation", "directions", "quantisation", "damage"
+FRAME = 1000 / 60  # milliseconds
+FRAMES = """() => {
+    const seen = window.frames = [], note = now => { seen.push(now); requestAnimationFrame(note); };
+    requestAnimationFrame(note);
+}"""
+
+
+def on_a_page() -> dict[str, dict[str, float]]:
+    """Return the median milliseconds from a slider's event to its frame, and the share of frames that a drag loses."""
+    sys.path[:0] = [str(RESULTS.parent / "tests" / "browser"), str(RESULTS.parent / "tools")]
+    from build_site import build
+    from lab import chromium, on_a_port
+
+    waits, lost = {}, {}
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        site = Path(folder) / "site"
+        build(site)
+        shutil.copy(RESULTS.parent / "tests" / "browser" / "live.js", site)
+        with on_a_port(site) as address:
+            page = browser.new_page()
+            page.goto(f"{address}notebooks/06_exploring_latents.html")
+            for name in SLIDERS:
+                page.locator(f".cell:has-text('explore.{name}(') .cell_output").scroll_into_view_if_needed()
+                slider = page.locator(f".dcae-{name} [type=range]").first
+                slider.wait_for()
+                call = "name => import('/live.js').then(m => m.waits(name, '[type=range]'))"
+                waits[name] = median(page.evaluate(call, name))
+                box = slider.bounding_box()
+                across = [box["x"] + box["width"] * (k + 0.5) / 120 for k in range(120)]
+                page.mouse.move(across[0], box["y"] + box["height"] / 2)
+                page.mouse.down()
+                page.evaluate(FRAMES)
+                for x in across:
+                    page.mouse.move(x, box["y"] + box["height"] / 2)
+                    page.wait_for_timeout(10)
+                page.mouse.up()
+                gaps = [later - sooner for sooner, later in pairwise(page.evaluate("window.frames"))]
+                lost[name] = sum(round(gap / FRAME) - 1 for gap in gaps) * FRAME / sum(gaps)
+    return dict(waits_ms=waits, lost_frames=lost)
+
+
 def main(arguments: list[str] | None = None) -> None:
     command = parser(__doc__, "explore", rounds=50)
     command.add_argument("--no-browser", action="store_true")
@@ -99,6 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     record |= dict(upload_seconds=upload(model))
     if not options.no_browser:
         record["browser"] = in_browser(rounds)
+        record["page"] = on_a_page()
     save(options.out, record | here())
 
 

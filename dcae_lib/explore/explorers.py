@@ -1,5 +1,6 @@
 """Explorers of the latents; each answers a slider at once and carries a still figure for pages without a kernel."""
 
+# Made of ipywidgets, not of the pages' own (site/live): those know one network, these take any model of the reader's.
 import base64
 import html
 import io

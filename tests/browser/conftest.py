@@ -1,13 +1,10 @@
 """A browser; the site, served; notebook 06 and the explorers of the codec, open in JupyterLab, and run."""
 
 import os
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from build_site import build
-from lab import CODEC_CELLS, chromium, evidence, jupyterlab, run_in_lab
+from lab import CODEC_CELLS, chromium, evidence, jupyterlab, on_a_port, run_in_lab
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +33,8 @@ def site(tmp_path_factory):
     """Build the site and serve it; return its folder and its address."""
     folder = tmp_path_factory.mktemp("built") / "site"
     build(folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+    with on_a_port(folder) as address:
+        yield folder, address
 
 
 def pytest_itemcollected(item):

@@ -7,9 +7,12 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 
@@ -76,6 +79,15 @@ SETTLED = """() => {
 ROUND_TRIP = f"() => {KERNEL}.requestExecute({{code: 'pass'}}).done"
 PAGES: list["Opened"] = []
 LOGS: list[Path] = []
+
+
+@contextmanager
+def on_a_port(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder on this machine; give the address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 @contextmanager

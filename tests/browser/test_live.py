@@ -38,20 +38,20 @@ MOVED = dict.fromkeys(MOVES, "[type=range]") | {"hero": ".dcae-maps button", "br
 
 @pytest.fixture(scope="session")
 def live(site):
-    """Add a page with all explorers below a long text to the site; return its folder and the page's address."""
+    """Add a page with all explorers below a long text to the site; return the folder and the address."""
     folder, address = site
     shutil.copy(Path(__file__).with_name("live.js"), folder)
     (folder / "explorers.html").write_text(PAGE.format("".join(map(CELL.format, [*MOVES, "upload"]))))
-    return folder, f"{address}explorers.html"
+    return folder, address
 
 
 @pytest.fixture(scope="session")
 def page(browser, live):
     opened = Opened(browser)
-    opened.page.goto(live[1])
+    opened.page.goto(f"{live[1]}explorers.html")
     yield opened.page
     assert opened.errors() == []
-    assert all(url.startswith((live[1].removesuffix("explorers.html"), "data:", "blob:")) for url in opened.asked)
+    assert all(url.startswith((live[1], "data:", "blob:")) for url in opened.asked)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +108,7 @@ def test_other_browsers_decode_the_same(engine, live, python):
             except Error:
                 return None
             page = browser.new_page()
-            page.goto(live[1])
+            page.goto(f"{live[1]}explorers.html")
             return decoded_right(page, python)
 
     with ThreadPoolExecutor(1) as thread:
@@ -165,7 +165,7 @@ def test_keys_move_all_controls_and_reset_brings_all_back(page):
 
 def test_fingers_paint_and_move_sliders(browser, live):
     page = Opened(browser, 390, 850, has_touch=True, is_mobile=True).page
-    page.goto(live[1])
+    page.goto(f"{live[1]}explorers.html")
     brush = section(page, "brush")
     brush.get_by_role("button", name="clear").tap()
     box = brush.locator(".dcae-sites").bounding_box()
@@ -185,9 +185,8 @@ def test_fingers_paint_and_move_sliders(browser, live):
 
 def test_nothing_loads_before_an_explorer_is_near_and_then_little(browser, live):
     (folder, address), opened = live, Opened(browser)
-    opened.page.goto(address)
+    opened.page.goto(f"{address}explorers.html")
     opened.page.wait_for_load_state("networkidle")
-    address = address.removesuffix("explorers.html")
     names = [url.removeprefix(address) for url in opened.asked]
     assert {name for name in names if name.startswith("live/")} == {"live/live.css", "live/start.js"}
     section(opened.page, "hero")
