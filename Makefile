@@ -55,7 +55,7 @@ student: $(READY)  ## copies of the notebooks without their solutions, in build/
 	$(BIN)/python tools/student.py
 
 site: $(READY)   ## make web pages of the course, with the outputs that are stored and live explorers, in build/site
-	rm -rf build/site build/source
+	rm -rf build/site
 	$(BIN)/python tools/build_site.py
 
 runs: $(READY)   ## train the recorded runs that are not there, both presets, seeds and ablations (many hours without a GPU)

@@ -1,11 +1,11 @@
 // The codec's page: the best picture within a budget of bytes, by our codec and by those that the browser has.
 
-import {toUint8} from './codec.js';
+import {SMALL, toUint8} from './codec.js';
+import {get} from './dcae.js';
 import {fromBitmap, psnr, readPicture, show, toModel} from './pictures.js';
 import {Explorer, Picture, Thumbnails, button, checkbox, choosers, el, row, slider} from './widgets.js';
 
 const HERE = name => new URL(name, import.meta.url);
-const SMALL = 64;                            // pixels of the longer side of thumbnails
 const SIDES = [32, 64, 128, 256, 384];       // pixels of the longer side that a picture can be scaled down to
 // Bits per pixel at the ends of the slider, and where it begins.
 const RANGE = {thumbnail: [0.4, 10, 3.2], photograph: [0.06, 4, 0.4]};
@@ -46,7 +46,9 @@ function theirs(type, canvas, strip) {
         if (blob?.type !== type) throw new Error('this browser does not write it');
         const {data, shared} = strip(new Uint8Array(await blob.arrayBuffer()));
         const bitmap = await createImageBitmap(new Blob([data], {type}));
-        return {data, shared, image: toUint8(fromBitmap(bitmap, Infinity))};
+        const image = toUint8(fromBitmap(bitmap, Infinity));
+        bitmap.close();
+        return {data, shared, image};
     };
 }
 
@@ -111,15 +113,15 @@ function best(tried, fits) {
 
 // ---- the page
 
-const HINT = `JPEG and WebP are your browser's own encoders. They store colour at half the resolution (except at quality
-    100, where some browsers do not, and WebP may be lossless), and spend less effort than those of notebook 08. The
+const HINT = `JPEG and WebP are your browser's own encoders. They may store colour at half the resolution, which depends on
+    the browser and the quality (at 100, WebP may be lossless), and spend less effort than those of notebook 08. The
     colour profile that a browser adds to each file is not counted. Without headers, the bytes that all thumbnails of a
-    codec share are not counted either; JPEG's Huffman tables are not among them, since a browser makes new ones for
-    each file.`;
+    codec share are not counted either; JPEG's Huffman tables are not among them, since some browsers make new ones
+    for each file.`;
 
 // Fill a place of the page.
 async function budget(place) {
-    const ask = startWorker(), about = await (await get('codec.json')).json();
+    const ask = startWorker(), about = await (await weights('codec.json')).json();
     const items = await Promise.all(about.pictures.filter(name => name.endsWith('png')).map(sample));
     const pictures = Object.fromEntries(['original', 'DCAE', 'WebP', 'JPEG'].map(name => [name, new Picture(name)]));
     const shown = {};  // what is on the canvas of each
@@ -128,7 +130,7 @@ async function budget(place) {
     const strip = new Thumbnails('picture', items, 6, () => explorer.attempt(choose));
     const side = el('select', {change: () => explorer.attempt(open)});
     const sides = el('label', {}, 'longer side ', side, ' pixels');
-    const amount = slider('budget', {value: 0, min: 0, max: 200, id: 'budget', format: () => `${bytes()} bytes`}, draw);
+    const amount = slider('budget', {value: 0, min: 0, max: 200, step: 1, id: 'budget', format: () => `${bytes()} bytes`}, draw);
     const headers = checkbox('count headers', true, 'headers', draw);
     const saving = button('save as .dcae', () => {
         const {quality, data} = now.codecs.DCAE.best;
@@ -139,7 +141,7 @@ async function budget(place) {
     const explorer = new Explorer(place, 'budget', {
         title: 'The best picture within a budget of bytes', draw: paint,
         pictures: Object.values(pictures).map(({element}) => element),
-        controls: [strip.element, row(...choosers(() => explorer, take, camera).children, opener(take), sides),
+        controls: [strip.element, row(...choosers(() => explorer, take, camera).children, opener(file => file && explorer.attempt(() => openFile(file))), sides),
             amount.element, headers.element],
     });
     curve.setAttribute('role', 'img');
@@ -232,8 +234,9 @@ async function budget(place) {
             for (let quality; mine === now && (quality = next(codec.tried, fits)) !== undefined; ) {
                 const made = await encode(quality);
                 codec.tried.set(quality, {...made, quality, psnr: psnr(toModel(made.image), mine.x)});
-                if (mine === now) explorer.say(paint());
+                if (mine === now) paint();
             }
+            if (mine === now) explorer.say(paint());
         } catch (error) {
             codec.error = error.message;
             if (mine === now) explorer.say(paint());
@@ -276,18 +279,20 @@ async function budget(place) {
     new ResizeObserver(() => { paint(); }).observe(place);
     choose();
     await now.codecs.DCAE.started.catch(() => {});  // the network before the photographs
-    for (const name of about.pictures.slice(items.length)) strip.add(await sample(name));
+    for (const name of about.pictures.slice(items.length)) {
+        await explorer.attempt(async () => strip.add(await sample(name)));
+    }
 }
 
 const decibels = ({psnr}) => psnr === Infinity ? 'without loss' : `${psnr.toFixed(1)} dB`;
 
-const get = name => fetch(HERE(`weights/${name}`));
+const weights = name => get(HERE(`weights/${name}`));
 
 // A picture to choose: {name, x, canvas}, from which it can be scaled down.
 const itemOf = (name, x) => ({name, x, canvas: canvasOf(x)});
 
 async function sample(name) {
-    const x = await readPicture(await (await get(name)).blob(), SIDES.at(-1));
+    const x = await readPicture(await (await weights(name)).blob(), SIDES.at(-1));
     return itemOf(name.replace(/-\d+\.\w+$/, ''), x);
 }
 
@@ -329,9 +334,9 @@ function contents(name, length, {header: {height: H, width: W, images, quality},
 function drawCurve(svg, {kind, image, codecs}, budget, size) {
     const width = svg.clientWidth || 640, height = 260, left = 28, right = 22, top = 26, bottom = 36;
     const [, H, W] = image.shape, [low, high] = RANGE[kind].map(bpp => bpp * H * W / 8);
-    const curves = Object.entries(codecs).map(([name, {tried, best}]) => {
+    const curves = Object.entries(codecs).map(([name, {tried, best, error}]) => {
         const points = [...tried.values()].filter(({psnr}) => psnr < Infinity).map(made => [size(made), made.psnr]);
-        return {name, best, points: points.filter(([size]) => size <= high * 1.2).sort(([a], [b]) => a - b)};
+        return {name, best, tried, error, points: points.filter(([size]) => size <= high * 1.2).sort(([a], [b]) => a - b)};
     });
     const scores = curves.flatMap(({points}) => points.map(([, psnr]) => psnr));
     const least = Math.floor(Math.min(20, ...scores) / 5) * 5, most = Math.ceil(Math.max(30, ...scores) / 5) * 5;
@@ -350,8 +355,8 @@ function drawCurve(svg, {kind, image, codecs}, budget, size) {
         ${best?.psnr < Infinity ? `<circle cx="${x(size(best))}" cy="${y(best.psnr)}" r="5"/>` : ''}</g>`);
     const legend = curves.map(({name}) => `<tspan dx="14" class="budget-${name}">● ${name}</tspan>`);
     svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
-    svg.setAttribute('aria-label', `PSNR against bytes. Within ${budget} bytes: ${curves.map(({name, best}) =>
-        `${name} ${best ? decibels(best) : 'does not fit'}`).join(', ')}`);
+    svg.setAttribute('aria-label', `PSNR against bytes. Within ${budget} bytes: ${curves.map(({name, best, tried, error}) =>
+        `${name} ${best ? decibels(best) : error ?? (tried.has(0) ? 'does not fit' : '…')}`).join(', ')}`);
     svg.innerHTML = `${columns.join('')}${rows.join('')}
         <text x="0" y="12">PSNR, dB</text><text x="${width - right}" y="12" text-anchor="end">${legend.join('')}</text>
         <text x="${width - right}" y="${height - 4}" text-anchor="end">bytes</text>

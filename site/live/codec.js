@@ -1,7 +1,7 @@
 // The codec of dcae_lib.codec in plain JavaScript, in its order and with its names: context, integer, coder, bitstream,
 // model, codec. What Python compresses is decompressed here to the same latents, and the other way round.
 
-import {add, avgPool, decode as decodeLatent, encode as encodePicture, load as loadWeights, normActConv, scaleShift,
+import {add, avgPool, decode as decodeLatent, encode as encodePicture, get, load as loadWeights, normActConv, scaleShift,
         zeros} from './dcae.js';
 
 // ---- context.py: the causal window before each latent
@@ -232,7 +232,7 @@ function hex(word) {
     return word.toString(16).padStart(8, '0');
 }
 
-export class RangeDecoder {
+class RangeDecoder {
     constructor(tables, bytes) {
         Object.assign(this, {tables, bytes, at: 0, lower: 0n, range: FULL - 1n});
         this.point = this.#word() * WORD + this.#word();
@@ -506,13 +506,13 @@ function resample({shape: [C]}, H, W, value) {
 
 // ---- codec.py: images to bytes and back
 
-const SMALL = 64;                            // pixels of the longer side of thumbnails
+export const SMALL = 64;                            // pixels of the longer side of thumbnails
 const FACTOR = 4;                            // pixels along the side of a site of the finest level
 
 // Load the codec from a folder; its two networks are loaded when they are needed.
 export async function load(folder) {
     const [about, {tensors}] = await Promise.all([
-        fetch(new URL('codec.json', folder)).then(answer => answer.json()),
+        get(new URL('codec.json', folder)).then(answer => answer.json()),
         loadWeights(new URL('tables.safetensors', folder))]);
     const identity = Uint8Array.from(about.identity.match(/../g), digits => parseInt(digits, 16));
     return {folder, identity, tables: cumulative(tensors.tables.data), models: {}};
@@ -522,7 +522,8 @@ export async function load(folder) {
 export function model(codec, H, W) {
     const name = Math.max(H, W) <= SMALL ? 'thumbnails' : 'photographs';
     codec.models[name] ??= loadWeights(new URL(`${name}.safetensors`, codec.folder)).then(
-        w => ({...w, norm: scaleShift}));  // the norms measure nothing
+        w => ({...w, norm: scaleShift}),  // the norms measure nothing
+        error => { delete codec.models[name]; throw error; });  // so that the next picture tries again
     return codec.models[name];
 }
 

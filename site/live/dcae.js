@@ -30,7 +30,7 @@ export function channelToSpace({shape: [C, H, W], data}, r) {
     return y;
 }
 
-// Average runs of C/out neighbouring channels: [C, H, W] → [out, H, W].
+// Average runs of C/out consecutive channels: [C, H, W] → [out, H, W].
 export function averageChannels({shape: [C, H, W], data}, out) {
     const y = zeros(out, H, W), sites = H * W, run = C / out;
     for (let k = 0; k < C; k++) {
@@ -244,15 +244,20 @@ export function decode(w, z, prefix = '') {
 
 // Read a file of weights, with the network's config in its metadata.
 export async function load(url) {
-    const answer = await fetch(url);
-    if (!answer.ok) throw new Error(`${url} cannot be loaded: the server says ${answer.status} ${answer.statusText}`);
-    const {tensors, metadata} = readSafetensors(await answer.arrayBuffer());
+    const {tensors, metadata} = readSafetensors(await (await get(url)).arrayBuffer());
     const config = JSON.parse(metadata.config ?? '{}');
     return {tensors, metadata, config, norm: groupNorm};
 }
 
+// Fetch a file, or say why it is not there.
+export async function get(url) {
+    const answer = await fetch(url);
+    if (!answer.ok) throw new Error(`${url} cannot be loaded: the server says ${answer.status} ${answer.statusText}`);
+    return answer;
+}
+
 // A safetensors file: the length of a header, the header in JSON, the numbers. Halves become floats.
-export function readSafetensors(buffer) {
+function readSafetensors(buffer) {
     const length = Number(new DataView(buffer).getBigUint64(0, true));
     const text = new TextDecoder().decode(new Uint8Array(buffer, 8, length));
     const {__metadata__: metadata = {}, ...header} = JSON.parse(text);
@@ -269,7 +274,6 @@ const READERS = {
     F32: bytes => new Float32Array(bytes),
     U8: bytes => new Uint8Array(bytes),
     I32: bytes => new Int32Array(bytes),
-    I64: bytes => Int32Array.from(new BigInt64Array(bytes), Number),
 };
 
 // 1 bit of sign, 5 of exponent, 10 of fraction → a number.

@@ -1,6 +1,6 @@
 // Explorers of the latents, as in dcae_lib/explore/explorers.py, without a kernel: the network runs in the page.
 
-import {decode, encode, load} from './dcae.js';
+import {decode, encode, get, load} from './dcae.js';
 import {bitsOf, each, frozenAt, lerp, levelsOf, logChange, reach, scaleChannels} from './latents.js';
 import {
     clamp, decibels, errorMap, fromBitmap, readPicture, show, showInColours, toImageData, toModel,
@@ -15,12 +15,12 @@ const EXPLORERS = {hero, channels, interpolation, directions, quantisation, dama
 
 // Put an explorer in a place of the page, once all is there that it needs.
 export async function explore(name, place) {
-    const lab = await (loaded ??= loadAll());
-    if (name !== 'hero') Object.assign(lab.measured, (await (statistics ??= weights('statistics'))).tensors);
+    const lab = await (loaded ??= loadAll().catch(error => { loaded = undefined; throw error; }));
+    if (name !== 'hero' && !lab.measured.moves) Object.assign(lab.measured, (await weights('statistics')).tensors);
     EXPLORERS[name](place, lab);
 }
 
-let loaded, statistics;
+let loaded;  // forgotten when it fails: the next explorer tries again
 
 const weights = name => load(new URL(`weights/${name}.safetensors`, import.meta.url));
 
@@ -191,6 +191,7 @@ function interpolation(place, lab) {
         requestAnimationFrame(step);
     });
     const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+    new IntersectionObserver(([{isIntersecting}]) => isIntersecting || stop()).observe(place);
     const explorer = new Explorer(place, 'interpolation', {
         title: 'A walk from one picture to another', draw,
         pictures: elements({through, across, strip}),
@@ -355,6 +356,9 @@ function upload(place, lab) {
     });
     explorer.element.addEventListener('dragover', event => event.preventDefault());
     explorer.element.addEventListener('drop', event => { event.preventDefault(); file(event.dataTransfer.files[0]); });
-    fetch(new URL('weights/cat.webp', import.meta.url)).then(answer => answer.blob())
-        .then(blob => file(Object.assign(blob, {name: 'cat.webp'})));
+    const start = work;
+    explorer.attempt(async () => {
+        const x = await readPicture(await (await get(new URL('weights/cat.webp', import.meta.url))).blob(), SIDE);
+        if (work === start) await take(x, 'cat.webp');  // unless the reader was quicker
+    });
 }

@@ -39,7 +39,7 @@ export function fromBitmap(bitmap, maxSide, square = false) {
     return fromImageData(context.getImageData(0, 0, width, height));
 }
 
-export function fromImageData({width, height, data}) {
+function fromImageData({width, height, data}) {
     const x = zeros(3, height, width), sites = width * height;
     for (let n = 0; n < sites; n++) {
         for (let c = 0; c < 3; c++) x.data[c * sites + n] = data[4 * n + c] / 127.5 - 1;

@@ -2,7 +2,7 @@
 
 import {decode, encode, zeros} from './dcae.js';
 
-export const TILE = 32, OVERLAP = 8, STEP = TILE - OVERLAP;
+const TILE = 32, OVERLAP = 8, STEP = TILE - OVERLAP;
 
 // Encode and decode a picture [3, H, W] in tiles; each fades into its neighbours in a seam OVERLAP pixels wide.
 // A row of tiles is the task of a worker, so that the page stays responsive and several cores help. After each,

@@ -22,8 +22,8 @@ export class Explorer {
         this.draw = draw;
         this.message = el('p', {class: 'dcae-message', role: 'alert'});
         this.heard = el('p', {class: 'dcae-heard', 'aria-live': 'polite'});
-        this.pictures = el('div', {class: 'dcae-pictures'}, ...pictures);
-        const both = el('div', {class: 'dcae-both'}, this.pictures, el('div', {class: 'dcae-controls'}, ...controls));
+        const shown = el('div', {class: 'dcae-pictures'}, ...pictures);
+        const both = el('div', {class: 'dcae-both'}, shown, el('div', {class: 'dcae-controls'}, ...controls));
         const attributes = {class: `dcae-explorer dcae-${name}`, 'aria-label': title};
         this.element = el('section', attributes, both, this.message, this.heard);
         place.replaceChildren(this.element);
@@ -50,7 +50,9 @@ export class Explorer {
     // A slider that moves would say a sentence in every frame: wait until it rests.
     say(sentence = '') {
         clearTimeout(this.rest);
-        this.rest = setTimeout(() => { this.heard.textContent = sentence; }, 500);
+        this.rest = setTimeout(() => {
+            if (this.heard.textContent !== sentence) this.heard.textContent = sentence;
+        }, 500);
     }
 }
 
@@ -216,25 +218,33 @@ export function choosers(explorer, file, camera) {
     return row(...buttons);
 }
 
-// The first press asks for the camera, the second takes a picture and lets go of it.
+// The first press asks for the camera, the second takes a picture and lets go of it, as "cancel" does.
 function cameraButton(explorer, take) {
-    const video = el('video', {playsinline: true, hidden: true});
-    let stream;
-    const press = button('camera', () => explorer().attempt(async () => {
-        if (!stream) {
-            stream = await navigator.mediaDevices.getUserMedia({video: true}).catch(error => {
-                throw new Error(`The camera cannot be used: ${error.message}.`);
-            });
-            video.srcObject = stream;
-            video.hidden = false;
-            press.textContent = 'take the picture';
-            return video.play();
-        }
-        take(video);
-        stream.getTracks().forEach(track => track.stop());
-        stream = undefined;
-        video.hidden = true;
+    const video = el('video', {playsinline: true, hidden: true}), quit = button('cancel', () => stop());
+    quit.hidden = true;
+    const stop = () => {
+        video.srcObject?.getTracks().forEach(track => track.stop());
+        video.srcObject = null;
+        video.hidden = quit.hidden = true;
         press.textContent = 'camera';
+    };
+    const press = button('camera', () => explorer().attempt(async () => {
+        if (video.srcObject) {
+            take(video);
+            return stop();
+        }
+        press.disabled = true;  // until there is something to take; a second press would ask for a second camera
+        try {
+            video.srcObject = await navigator.mediaDevices.getUserMedia({video: true});
+            video.hidden = quit.hidden = false;
+            await video.play();
+            press.textContent = 'take the picture';
+        } catch (error) {
+            stop();
+            throw new Error(`The camera cannot be used: ${error.message.replace(/\.$/, '')}.`);
+        } finally {
+            press.disabled = false;
+        }
     }));
-    return el('span', {class: 'dcae-camera'}, press, video);
+    return el('span', {class: 'dcae-camera'}, press, quit, video);
 }

@@ -192,7 +192,7 @@ def test_nothing_loads_before_an_explorer_is_near_and_then_little(browser, live)
     section(opened.page, "hero")
     loaded = {url.removeprefix(address) for url in opened.asked if "/live/" in url} - {"live/weights/cat.webp"}
     total = sum((folder / name).stat().st_size for name in loaded)
-    print(f"{total:,} bytes until the first picture lives")
+    print(f"{total:,} bytes of the explorers until the first picture lives, besides the page")
     assert "live/weights/dcae.safetensors" in loaded and total < 400_000
     opened.page.close()
 

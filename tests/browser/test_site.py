@@ -64,7 +64,7 @@ def visited(browser, url):
 def visits(browser, site):
     folder, address = site
     names = ["index.html", *(f"notebooks/{path.stem}.html" for path in NOTEBOOKS)]
-    names += ["notebooks/GLOSSARY.html", "codec.html", "GUIDE.html", "results/README.html"]
+    names += ["notebooks/GLOSSARY.html", "codec.html", "GUIDE.html", "results/README.html", "data/README.html"]
     return {name: visited(browser, address + name) for name in names}
 
 
