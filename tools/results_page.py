@@ -402,8 +402,8 @@ def explorers() -> str:
 In JupyterLab, {min(keys):.0f} to {max(keys):.0f} ms pass between pressing a key and seeing the change, in the five \
 explorers that have sliders. A photo of 1,024×1,024 pixels takes {record["browser"]["upload_seconds"]:.1f} s from \
 choosing the file to seeing the result. On the web pages, where the network runs in the browser, it is \
-{min(waits):.0f} to {max(waits):.0f} ms from moving a slider to the end of the frame that shows it; of the frames of \
-a drag, at most {lost:.0%} are lost. Medians of {record["rounds"]} rounds, of fewer for the photo and the pages; one \
+{min(waits):.0f} to {max(waits):.0f} ms from moving a slider to the end of the frame that shows it; a drag loses \
+{lost:.0%} of its frames. Medians of {record["rounds"]} rounds, of fewer for the photo and the pages; one \
 thread ({record["processor"]}). A picture takes {png:.1f} ms to draw; as a matplotlib figure it would take \
 {figure:.0f}."""
 
